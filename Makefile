@@ -1,0 +1,51 @@
+# make demo       from a fresh clone to a real evaluation: installs into .venv, evaluates the demo model
+# make test       the fast tests;  make test-all  adds the slow ones;  make check  lint and types
+#
+# In a container that has its own torch (ROCm, CUDA): make demo VENV_FLAGS=--system-site-packages
+# Another Python or place: make demo PYTHON=python3.12 VENV=/scratch/me/estbench
+
+VENV ?= .venv
+PYTHON ?=
+VENV_FLAGS ?=
+ARGS ?=
+BIN := $(VENV)/bin
+PINS := pyproject.toml requirements/torch.txt scripts/install.sh
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+export VENV PYTHON VENV_FLAGS
+
+.PHONY: demo test test-slow test-all check requirements clean
+
+demo: $(VENV)/.demo
+	@$(BIN)/estbench eval model=demo tasks=mini
+	@echo
+	@echo 'Next:'
+	@echo '  source $(BIN)/activate'
+	@echo '  estbench eval model=demo-base tasks=mini      the same for a model that has seen no Estonian'
+	@echo '  estbench show task=mini_copa doc=3 model=demo the exact prompt of a document'
+	@echo '  estbench tasks                                what there is to evaluate on'
+	@echo '  estbench eval model=PATH plan=true            what your own checkpoint would need'
+
+test: $(VENV)/.dev
+	@$(PYTEST) $(ARGS)
+
+test-slow: $(VENV)/.dev
+	@$(PYTEST) -m 'slow and not soak' $(ARGS)
+
+test-all: test test-slow
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo 'Not formatted; $(BIN)/ruff format . mends it:'; $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/mypy
+
+requirements: $(VENV)/.dev
+	@scripts/requirements.sh
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is refreshed only when a pin, a range or the installer changed.
+$(VENV)/.%: requirements/%.txt $(PINS)
+	@scripts/install.sh $*
+	@touch $@

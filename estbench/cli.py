@@ -1,0 +1,240 @@
+"""The commands: parse key=value, call the part that does it, print. No logic lives here.
+
+Exit codes: 0 done or pass, 1 regression or a check that failed, 2 usage or input error, 3 undecided,
+4 engine, environment or task failure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from estbench import __version__, config, report
+from estbench.config import EvalSettings, option
+from estbench.errors import ConfigError, EstbenchError, did_you_mean
+
+
+@dataclass(frozen=True)
+class ShowSettings:
+    """What `estbench show` can be told."""
+
+    task: str = option("a task")
+    doc: int = option("which document, counted from 0", 0, least=0)
+    model: str | None = option("a checkpoint: shows its token ids, BOS and template", None)
+    shots: int | None = option("examples in the prompt", None, least=0)
+    seed: int = option("seed of the shots", 1234)
+    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA)", None)
+    output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
+class TasksSettings:
+    """What `estbench tasks` can be told."""
+
+    task: str | None = option("print this task's card", None)
+    output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
+class RunsSettings:
+    """What `estbench runs` can be told."""
+
+    run: str | None = option("export: the run's id (its first letters are enough) or folder", None)
+    to: str | None = option("export: a new folder, or a file that ends in .tar.gz", None)
+    model: str | None = option("list: only this model", None)
+    task: str | None = option("list: only runs with this task", None)
+    most: int = option("list: at most this many, newest first", 20, least=1)
+    database: str | None = option("database; default is SQLite in ESTBENCH_HOME", None)
+    output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What `estbench data` can be told."""
+
+    tasks: str | None = option("the data of these tasks and suites; default is all", None)
+    data: str | None = option("folder with offline copies (or ESTBENCH_DATA)", None)
+    update: bool = option("pull: accept what the Hub has now in place of what the lock says", False)
+    output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+def evaluate(words: list[str]) -> int:
+    """Evaluate a model: the main job."""
+    from estbench import commands
+
+    settings = config.read(words, EvalSettings)
+    if settings.plan:
+        return commands.show_plan(settings)
+    return commands.evaluate(settings)
+
+
+def pull(words: list[str]) -> int:
+    """Fetch model and data that an eval with the same words needs."""
+    from estbench import commands
+
+    return commands.pull(config.read(words, EvalSettings))
+
+
+def tasks(words: list[str]) -> int:
+    """List tasks and suites, or print a task's card."""
+    from estbench import commands
+
+    return commands.tasks(config.read(words, TasksSettings))
+
+
+def show(words: list[str]) -> int:
+    """Print a prompt exactly as the model gets it."""
+    from estbench import commands
+
+    return commands.show(config.read(words, ShowSettings))
+
+
+def runs(words: list[str]) -> int:
+    """List, import and export run folders."""
+    from estbench import commands
+
+    verb, paths, rest = _verb(words, ("list", "import", "export", "rebuild"))
+    settings = config.read(rest, RunsSettings)
+    return commands.RUNS[verb](settings, [Path(path) for path in paths])
+
+
+def data(words: list[str]) -> int:
+    """List, fetch and check data sets."""
+    from estbench import commands
+
+    verb, paths, rest = _verb(words, ("list", "pull", "verify"))
+    if paths:
+        raise ConfigError(f"{paths[0]!r} is no key=value. `estbench data --help` lists the keys.")
+    return commands.DATA[verb](config.read(rest, DataSettings))
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what it runs, its settings for `--help`, usage and examples."""
+
+    run: Callable[[list[str]], int]
+    settings: type[Any]
+    usage: str
+    examples: tuple[str, ...]
+
+
+COMMANDS: dict[str, Command] = {
+    "eval": Command(
+        evaluate,
+        EvalSettings,
+        "eval model=PATH|HUB_ID|demo [tasks=SUITE|a,b] [key=value ...] [@file.yaml]",
+        (
+            "estbench eval model=demo tasks=mini",
+            "estbench eval model=out/step-2000 tasks=estcopa,belebele_et limit=200",
+            "estbench eval model=tartuNLP/Llammas-base tasks=core_base plan=true",
+            "estbench eval @nightly.yaml model=out/last output=json",
+        ),
+    ),
+    "pull": Command(
+        pull,
+        EvalSettings,
+        "pull model=HUB_ID [tasks=SUITE|a,b] [key=value ...]",
+        ("estbench pull model=tartuNLP/Llammas-base tasks=core_base", "estbench pull model=demo tasks=mini"),
+    ),
+    "tasks": Command(tasks, TasksSettings, "tasks [task=NAME]", ("estbench tasks", "estbench tasks task=estcopa", "estbench tasks output=json")),
+    "show": Command(
+        show,
+        ShowSettings,
+        "show task=NAME [doc=N] [model=PATH]",
+        ("estbench show task=mini_qa doc=3", "estbench show task=estcopa doc=3 model=out/step-2000 shots=0"),
+    ),
+    "runs": Command(
+        runs,
+        RunsSettings,
+        "runs [list | import FOLDER ... | export run=ID to=FOLDER | rebuild]",
+        (
+            "estbench runs",
+            "estbench runs list model=demo output=json",
+            "estbench runs import job-*/runs/*",
+            "estbench runs export run=demo-3f to=demo.tar.gz",
+            "estbench runs rebuild",
+        ),
+    ),
+    "data": Command(
+        data,
+        DataSettings,
+        "data [list | pull | verify] [tasks=SUITE|a,b]",
+        ("estbench data", "estbench data pull tasks=estcopa", "estbench data verify data=copies"),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except EstbenchError as error:
+        report.say(f"estbench: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        report.say("estbench: stopped. What is stored is kept; the same command goes on from there.")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe left; nothing is wrong
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(_overview())
+        return 0
+    if words[0] in ("--version", "-V", "version"):
+        print(f"estbench {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        raise ConfigError(f"There is no command {name!r}.{did_you_mean(name, COMMANDS)} `estbench --help` lists them.")
+    if any(word in ("--help", "-h") for word in rest):
+        print(_help(name))
+        return 0
+    return COMMANDS[name].run(rest)
+
+
+def _verb(words: list[str], verbs: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    """(verb, plain words, key=value words) of `runs import a b key=value`; the first verb is the default."""
+    plain = [word for word in words if "=" not in word and not word.startswith("@")]
+    rest = [word for word in words if word not in plain]
+    if not plain:
+        return verbs[0], [], rest
+    if plain[0] not in verbs:
+        raise ConfigError(f"{plain[0]!r} is not one of {', '.join(verbs)}.{did_you_mean(plain[0], verbs)}")
+    return plain[0], plain[1:], rest
+
+
+def _overview() -> str:
+    lines = ["estbench: Estonian language models, made and measured", "", "Commands (estbench COMMAND --help says more):"]
+    lines += [f"  {name:<8}{_summary(command)}" for name, command in COMMANDS.items()]
+    lines += [
+        "",
+        "Start here:",
+        "  estbench eval model=demo tasks=mini      a model that is made on this machine, in minutes",
+        "  estbench tasks                           what can be measured",
+        "",
+        "Everything is key=value. Files are kept in ESTBENCH_HOME (~/.estbench).",
+    ]
+    return "\n".join(lines)
+
+
+def _help(name: str) -> str:
+    command = COMMANDS[name]
+    lines = [f"estbench {name}: {_summary(command)}", "", f"  estbench {command.usage}", "", "Keys:"]
+    for item in dataclasses.fields(command.settings):
+        key = item.name.replace("_options", ".KEY")
+        words = f" ({' | '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
+        default = "" if item.default in (None, dataclasses.MISSING, False) else f" [{item.default}]"
+        lines.append(f"  {key + '=':<14}{item.metadata['help']}{words}{default}")
+    return "\n".join([*lines, "", "Examples:", *(f"  {example}" for example in command.examples)])
+
+
+def _summary(command: Command) -> str:
+    return (command.run.__doc__ or "").rstrip(".").replace("\n", " ")

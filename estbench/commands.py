@@ -1,0 +1,285 @@
+"""What each command does once its settings are read. Heavy parts are imported where they are needed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estbench import report
+from estbench.errors import ConfigError, EstbenchError, StoreError
+from estbench.home import home
+
+if TYPE_CHECKING:
+    from estbench.cli import DataSettings, RunsSettings, ShowSettings, TasksSettings
+    from estbench.config import EvalSettings
+
+
+def wants_table(output: str | None) -> bool:
+    """A table on a terminal, JSON on a pipe, unless `output=` says which."""
+    return sys.stdout.isatty() if output is None else output == "table"
+
+
+def evaluate(settings: EvalSettings) -> int:
+    """Run an evaluation, index it, print its scores."""
+    from estbench import runner
+
+    job = runner.prepare(settings, report.say)
+    with report.ProgressBar() as bar:
+        run = runner.evaluate(job, say=report.say, progress=bar)
+    run = _index(run, settings.database)
+    if not wants_table(settings.output):
+        print(report.as_json(report.run_json(run)))
+        return 0
+    model = run.manifest["model"]
+    partial = " · [yellow]partial[/yellow]" if run.manifest["partial"] else ""
+    head = f"[bold]{run.manifest['name']}[/bold] · {model['parameters'] / 1e6:,.1f} M parameters · {model['dtype']}{partial}"
+    if settings.slice:
+        report.show(head, f"Slice {settings.slice}: `estbench runs import` makes scores of all slices together.", f"Run {run.id} is in {run.path}")
+        return 0
+    report.show(head, report.scores_table(run.scores()), f"Run {run.id} is in {run.path}", _next(run, settings))
+    return 0
+
+
+def _next(run: Any, settings: EvalSettings) -> str:
+    other = "demo-base" if settings.model == "demo" else "demo"
+    task = run.tasks[0]
+    lines = ["[dim]Next:[/dim]", f"  estbench show task={task} doc=3 model={settings.model}"]
+    if settings.model in ("demo", "demo-base"):
+        lines.append(f"  estbench eval model={other} tasks={settings.tasks or 'mini'}")
+    return "\n".join([*lines, "  estbench runs"])
+
+
+def _index(run: Any, url: str | None) -> Any:
+    from estbench.database import index_run, open_database
+
+    try:
+        with open_database(url) as database:
+            index_run(database, run)
+    except EstbenchError as error:
+        report.say(f"estbench: the run is whole in {run.path}, but it is not in the database: {error}")
+        raise
+    return run
+
+
+def show_plan(settings: EvalSettings) -> int:
+    """What an eval would do: documents, tokens, memory, time, and what is missing."""
+    from estbench import planning
+
+    plan = planning.outline(settings, report.say)
+    if not wants_table(settings.output):
+        print(report.as_json(plan))
+    else:
+        report.show(*planning.as_text(plan))
+    return 2 if plan["missing"] and settings.missing == "stop" else 0
+
+
+def pull(settings: EvalSettings) -> int:
+    """Fetch the model and the data sets of an eval, so that it runs with no network afterwards."""
+    from estbench import checkpoint, data, runner
+
+    model = checkpoint.find(settings.model, settings.revision, report.say)
+    report.say(f"{model.name}: {model.path}")
+    lacking = runner.missing_parts(chosen := runner.choose(settings, model).tasks, model, _folder(settings))
+    _pull(data.references([card for card in chosen if card.name in lacking]), update=False)
+    report.say("Everything is here: the same words after `estbench eval` run with no network.")
+    return 0
+
+
+def tasks(settings: TasksSettings) -> int:
+    """List tasks and suites, or print a card."""
+    from estbench import planning
+    from estbench.registry import Registry
+
+    registry = Registry()
+    if settings.task:
+        card = planning.card(registry.task(settings.task))
+        print(report.as_json(card)) if not wants_table(settings.output) else report.show(*planning.card_text(card))
+        return 0
+    rows = [
+        {
+            "task": task.name,
+            "title": task.title["et"],
+            "skill": task.metadata.get("skill"),
+            "form": task.form,
+            "metric": task.primary,
+            "chance": task.chance,
+            "shots": task.shots,
+            "suites": ", ".join(suite.name for suite in registry.suites.values() if task.name in suite.tasks),
+        }
+        for task in registry.tasks.values()
+    ]
+    if not wants_table(settings.output):
+        suites = {s.name: {"title": s.title, "form": s.form, "tasks": s.tasks} for s in registry.suites.values()}
+        print(report.as_json({"tasks": rows, "suites": suites}))
+        return 0
+    columns = {"task": "task", "title": "title", "skill": "skill", "form": "form", "metric": "metric", "chance": ">chance", "shots": ">shots", "suites": "suites"}
+    report.show(report.rows_table(rows, columns))
+    return 0
+
+
+def show(settings: ShowSettings) -> int:
+    """Print one prompt as the model gets it."""
+    from estbench import planning
+
+    view = planning.prompt(settings)
+    print(report.as_json(view)) if not wants_table(settings.output) else print(planning.prompt_text(view))
+    return 0
+
+
+def runs_list(settings: RunsSettings, paths: list[Path]) -> int:
+    """The newest runs in the database."""
+    from estbench.database import open_database, queries
+
+    if paths:
+        raise ConfigError(f"{paths[0]} is one word too many: `estbench runs --help` shows what `runs list` takes.")
+    with open_database(settings.database) as database:
+        rows = [asdict(row) for row in queries.runs(database, model=settings.model, task=settings.task, limit=settings.most)]
+    if not wants_table(settings.output):
+        print(report.as_json(rows))
+        return 0
+    if not rows:
+        report.show("No runs yet. The first: estbench eval model=demo tasks=mini")
+        return 0
+    for row in rows:
+        row["about"] = f"{len(row['tasks'])} tasks{', partial' if row['partial'] else ''}"
+        row["created"] = row["created"][:16].replace("T", " ")
+    report.show(report.rows_table(rows, {"id": "run", "name": "name", "created": "created (UTC)", "about": "what", "seconds": ">seconds"}))
+    return 0
+
+
+def runs_import(settings: RunsSettings, paths: list[Path]) -> int:
+    """Copy run folders in, index them, and merge slices that are complete."""
+    from estbench import merging
+
+    if not paths:
+        raise ConfigError("Name the run folders to import: estbench runs import FOLDER ...")
+    for run in merging.take_in(paths, report.say):
+        _index(run, settings.database)
+        print(run.id)
+    return 0
+
+
+def runs_export(settings: RunsSettings, paths: list[Path]) -> int:
+    """Copy a run folder out, or pack it into one file."""
+    from estbench.runs import Run
+
+    if paths or not settings.run or not settings.to:
+        raise ConfigError("Say which run and where to: estbench runs export run=ID to=FOLDER (or to=FILE.tar.gz).")
+    source, target = find_run(settings.run), Path(settings.to).expanduser()
+    Run(source)
+    if target.exists():
+        raise StoreError(f"{target} exists already: choose another name.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.name.endswith(".tar.gz"):
+            with tarfile.open(target, "x:gz") as packed:
+                packed.add(source, arcname=source.name)
+        else:
+            shutil.copytree(source, target)
+    except OSError as error:
+        raise StoreError(f"{target} can't be written: {error.strerror}.") from None
+    report.say(f"{source.name} -> {target}")
+    return 0
+
+
+def runs_rebuild(settings: RunsSettings, paths: list[Path]) -> int:
+    """Make the index anew from the run folders."""
+    from estbench.database import open_database, rebuild
+
+    folders = paths or sorted(path.parent for path in (home() / "runs").glob("*/manifest.json"))
+    with open_database(settings.database) as database:
+        left_out = rebuild(database, folders)
+    for folder, reason in left_out.items():
+        report.say(f"{folder} was left out: {reason}")
+    report.say(f"{len(folders) - len(left_out)} runs indexed.")
+    return 0
+
+
+def find_run(name: str) -> Path:
+    """The folder of a run, by path, id, or the first letters of its id."""
+    if (Path(name) / "manifest.json").exists():
+        return Path(name)
+    found = sorted(path.parent for path in (home() / "runs").glob(f"{glob_escape(name)}*/manifest.json"))
+    if len(found) > 1 and (home() / "runs" / name) not in found:
+        raise ConfigError(f"{name!r} means more than one run: {', '.join(path.name for path in found[:5])}.")
+    if not found:
+        raise ConfigError(f"There is no run {name!r}: `estbench runs` lists them.")
+    return home() / "runs" / name if (home() / "runs" / name) in found else found[0]
+
+
+def glob_escape(text: str) -> str:
+    """The text with glob's special characters made harmless."""
+    import glob
+
+    return glob.escape(text)
+
+
+def data_list(settings: DataSettings) -> int:
+    """Where each data set is found."""
+    from estbench import data
+
+    rows = [asdict(row) for row in data.listing(data.references(_cards(settings)), data=_folder(settings))]
+    if not wants_table(settings.output):
+        print(report.as_json(rows))
+        return 0
+    for row in rows:
+        row["place"] = row["place"] or "only on the Hub"
+        row["rows"] = ", ".join(f"{split} {n:,}" for split, n in row["rows"].items())
+        row["commit"] = (row["commit"] or "not locked yet")[:14]
+    columns = {"path": "data set", "config": "config", "place": "found in", "rows": "rows", "commit": "commit"}
+    report.show(report.rows_table(rows, columns))
+    return 0
+
+
+def data_pull(settings: DataSettings) -> int:
+    """Fetch data sets from the Hub, into data= or ESTBENCH_HOME."""
+    from estbench import data
+
+    _pull(data.references(_cards(settings)), update=settings.update, into=_folder(settings))
+    return 0
+
+
+def _pull(references: Sequence[Any], *, update: bool, into: Path | None = None) -> None:
+    from estbench import data
+
+    for reference in references:
+        found = data.pull(reference, update=update, into=into)
+        report.say(f"{reference}: {sum(map(len, found.splits.values())):,} rows of commit {found.commit} in {found.origin}")
+
+
+def data_verify(settings: DataSettings) -> int:
+    """Check copies against their checksums and the lock; exit code 1 if something differs."""
+    from estbench import data
+
+    rows = [asdict(row) for row in data.verify(data.references(_cards(settings)), data=_folder(settings))]
+    if wants_table(settings.output):
+        columns = {"level": "", "dataset": "data set", "split": "split", "message": "what was found", "place": "in"}
+        report.show(report.rows_table(rows, columns))
+    else:
+        print(report.as_json(rows))
+    return 1 if any(row["level"] == "error" for row in rows) else 0
+
+
+def _cards(settings: DataSettings) -> list[Any]:
+    from estbench.registry import Registry
+
+    registry = Registry()
+    return registry.select(settings.tasks).tasks if settings.tasks else list(registry.tasks.values())
+
+
+def _folder(settings: DataSettings | EvalSettings) -> Path | None:
+    return Path(settings.data).expanduser() if settings.data else None
+
+
+RUNS: dict[str, Callable[[RunsSettings, list[Path]], int]] = {
+    "list": runs_list,
+    "import": runs_import,
+    "export": runs_export,
+    "rebuild": runs_rebuild,
+}
+DATA: dict[str, Callable[[DataSettings], int]] = {"list": data_list, "pull": data_pull, "verify": data_verify}

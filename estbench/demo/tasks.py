@@ -1,0 +1,293 @@
+"""The seven tasks of the demo world: documents, prompts and answers.
+
+`document(task, r, test)` makes one document; `rows(task)` the splits: "test" (320 documents, of combinations that training lacks)
+and "train" (40, for shots). `prompt` and `answer` say what a model reads and should write; the YAML files under tasks/mini have
+the same prompts as Jinja templates (a test compares them).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from estbench.demo import follow, lexicon, spoil
+from estbench.demo.lexicon import Cause
+from estbench.demo.world import Fact, Thing, fact, held_out
+
+Doc = dict[str, Any]
+TASKS = (
+    "mini_copa",
+    "mini_qa",
+    "mini_translate_en_et",
+    "mini_translate_et_en",
+    "mini_gec",
+    "mini_inflect",
+    "mini_follow",
+)
+SIZES = {"test": 320, "train": 40}
+PROMPTS = {
+    "mini_copa": "{premise}, {relation}",
+    "mini_qa": "Tekst: {context}\nKüsimus: {question}\nVastus:",
+    "mini_translate_en_et": "Inglise keeles: {source}\nEesti keeles:",
+    "mini_translate_et_en": "Eesti keeles: {source}\nInglise keeles:",
+    "mini_gec": "Lause: {source}\nParandatud lause:",
+    "mini_inflect": "Sõna: {word}\nKääne: {case}\nVorm:",
+    "mini_follow": "{instruction}\nVastus:",
+}
+NEGATION_UNSEEN = 3  # the negative half of one cause in so many is never trained on in mini_copa
+
+
+def prompt(task: str, doc: Doc) -> str:
+    """What the model reads; the answer follows behind a space."""
+    return PROMPTS[task].format(**doc)
+
+
+def answer(task: str, doc: Doc) -> str:
+    """The reference answer."""
+    if task == "mini_copa":
+        return str(doc[f"choice{doc['label'] + 1}"])
+    return str(doc["answers"][0] if "answers" in doc else doc["target"])
+
+
+@cache
+def _rows(task: str) -> dict[str, list[Doc]]:
+    splits = {}
+    for split, size in SIZES.items():
+        r = random.Random(f"{task} {split}")
+        docs: list[Doc] = []
+        seen: set[str] = set()
+        while len(docs) < size:
+            new = MAKERS[task](r, split == "test")
+            if prompt(task, new[0]) not in seen:
+                seen.update(prompt(task, doc) for doc in new)
+                docs += new
+        splits[split] = docs
+    return splits
+
+
+def rows(task: str) -> dict[str, list[Doc]]:
+    """The documents of a task by split; always the same ones."""
+    return {split: [dict(doc) for doc in docs] for split, docs in _rows(task).items()}
+
+
+def documents(task: str, r: random.Random, test: bool = False) -> list[Doc]:
+    """One new document, or two for mini_copa: twins with the same options and swapped answers."""
+    return MAKERS[task](r, test)
+
+
+def translate_en_et(r: random.Random, test: bool) -> list[Doc]:
+    said = fact(r, test)
+    return [{"source": said.en, "target": said.et}]
+
+
+def translate_et_en(r: random.Random, test: bool) -> list[Doc]:
+    said = fact(r, test)
+    return [{"source": said.et, "target": said.en}]
+
+
+def gec(r: random.Random, test: bool) -> list[Doc]:
+    said = fact(r, test)
+    source, edits = spoil.spoil(r, said)
+    listed = [
+        {"annotator": 0, "start": edit.start, "end": edit.end, "type": edit.kind, "corrections": [edit.correction]}
+        for edit in edits
+    ]
+    return [{"source": spoil.text(source), "source_tokens": source, "target": said.et, "edits": listed}]
+
+
+def inflect(r: random.Random, test: bool) -> list[Doc]:
+    while True:
+        noun = r.choice(lexicon.nouns())
+        plural = noun.countable and r.random() < 0.35
+        # the plural cases that have an i-plural beside the regular one (raamatuis) and the illative (short forms) are left out
+        case = r.choice(
+            ("nominative", "genitive", "partitive", "abessive", "comitative")
+            if plural
+            else tuple(lexicon.CASE_NAMES)[1:3] + SINGULAR
+        )
+        if held_out(noun.nom, case, str(plural), one_in=4) == test:
+            name = lexicon.CASE_NAMES[case]
+            return [
+                {
+                    "word": noun.nom,
+                    "case": f"mitmuse {name}" if plural else name,
+                    "answers": noun.accepted(case, plural),
+                }
+            ]
+
+
+SINGULAR = tuple(case for case in lexicon.ENDINGS if case != "illative")
+
+
+def obey(r: random.Random, test: bool) -> list[Doc]:
+    while True:
+        words = [noun.nom for noun in r.sample(lexicon.nouns(), r.choice((2, 3, 3, 4)))]
+        rules = _rules(r, len(words))
+        unseen = held_out(*words[:2]) if len(rules) < 2 else held_out(*rules, one_in=5) or held_out(*words[:2])
+        if unseen == test and len({word[0] for word in words}) == len(words):
+            return [
+                {
+                    "instruction": follow.instruction(rules, words),
+                    "words": words,
+                    "rules": rules,
+                    "target": follow.answer(rules, words),
+                }
+            ]
+
+
+def _rules(r: random.Random, words: int) -> list[str]:
+    """One to three rules of different groups that go together."""
+    if r.random() < 0.07:
+        return ["count"]
+    groups = r.sample(list(follow.GROUPS), r.choices((1, 2, 3), (4, 4, 1))[0])
+    rules = [r.choice(follow.GROUPS[group]) for group in follow.GROUPS if group in groups]
+    if {"first", "last"} & set(rules):
+        rules = [rule for rule in rules if rule not in ("commas", "and")]
+    return rules
+
+
+QUESTIONS = {  # part -> its question words
+    "subject": "Kes", "object": "Mida", "place": "Kus", "time": "Millal", "recipient": "Kellele", "source": "Kellelt", "goal": "Kuhu", "from": "Kust",
+    "partner": "Kellega koos", "about": "Millest", "role": "Kelleks",
+}  # fmt: skip
+
+
+def qa(r: random.Random, test: bool) -> list[Doc]:
+    """A text of two to four sentences; half of the questions have a rival: somebody else did the same thing with other details."""
+    while True:
+        asked = fact(r, test, simple=True)
+        parts = dict(asked.et_parts())
+        about = r.choice(
+            [part for part in QUESTIONS if part in parts and (part != "subject" or asked.verb.frame != "have")]
+        )
+        rival = r.random() < 0.5
+        others = [fact(r, test, verb=asked.verb, simple=True)] if rival else []
+        others += [fact(r, test, simple=True) for _ in range(r.randrange(1, 3))]
+        names = [other.subject[0] for other in (asked, *others)]
+        if len(set(names)) < len(names) or any(other.verb == asked.verb for other in others[int(rival) :]):
+            continue
+        if rival and not _differ(asked, others[0], about):
+            continue
+        text = " ".join(said.et for said in r.sample([asked, *others], len(others) + 1))
+        return [
+            {
+                "context": text,
+                "question": _question(r, asked, about, rival),
+                "answers": _answers(asked, about, parts[about]),
+                "rival": rival,
+            }
+        ]
+
+
+def _differ(asked: Fact, rival: Fact, about: str) -> bool:
+    """Whether the rival would be another answer, and the question still tells the two apart."""
+    one, other = dict(asked.et_parts()), dict(rival.et_parts())
+    if about != "subject":
+        return about in other and one[about] != other[about]
+    return any(
+        one[part] != other.get(part) for part in one if part not in ("subject", "verb", "particle", "time", "partner")
+    )
+
+
+def _question(r: random.Random, asked: Fact, about: str, rival: bool) -> str:
+    parts = asked.et_parts()
+    verb = next(words for part, words in parts if part == "verb")
+    subject = next(words for part, words in parts if part == "subject")
+    optional = ("time", "partner", "place", "without")
+    keep = [
+        words
+        for part, words in parts
+        if part not in ("subject", "verb", about)
+        and (part not in optional or (about == "subject" and rival) or r.random() < 0.4)
+    ]
+    return " ".join([_question_words(asked, about), verb, *([] if about == "subject" else [subject]), *keep]) + "?"
+
+
+def _question_words(asked: Fact, about: str) -> str:
+    if about in ("object", "about") and {"animal", "person"} & set(asked.objects[0].noun.kinds):
+        return "Kes" if asked.verb.frame == "have" else "Keda" if about == "object" else "Kellest"
+    if about == "object" and asked.verb.frame == "have":
+        return "Mis"
+    return "Kellena" if asked.verb.frame == "work" and about == "role" else QUESTIONS[about]
+
+
+def _answers(asked: Fact, about: str, words: str) -> list[str]:
+    """The words of the text, and what else is right: the object in the nominative, the partner without koos."""
+    words = words.removeprefix("koos ")
+    if about != "object":
+        return [words]
+    plain = " ja ".join(thing.et("nominative") for thing in asked.objects)
+    return list(dict.fromkeys([words, plain]))
+
+
+def copa(r: random.Random, test: bool) -> list[Doc]:
+    """Twins with one pair of options: cause or effect of two different things, or of one thing that did and did not happen."""
+    causes = lexicon.causes()
+    effect, denied = r.random() < 0.5, r.random() < 0.5
+    while True:
+        # training knows common causes well and rare ones hardly; tests ask for all alike
+        one, two = (
+            r.sample(causes, 2) if test else r.choices(causes, [1 / (3 + rank) for rank in range(len(causes))], k=2)
+        )
+        name = r.choice(lexicon.names()).nom
+        asked = [one] if denied else [one, two]
+        if one == two or any(held_out(name, cause.cause, str(effect)) != test for cause in asked):
+            continue
+        if not test and denied and held_out(one.cause, one_in=NEGATION_UNSEEN):
+            continue
+        fill = _fillers(r)
+        sides = [(one, False), (one, True)] if denied else [(one, False), (two, False)]
+        premises = [_premise(name, side, effect, fill) for side in sides]
+        options = [_option(side, effect, fill) for side in sides]
+        relation = "seetõttu" if effect else "sest"
+        twins = [
+            {
+                "premise": premise,
+                "relation": relation,
+                "choice1": options[0],
+                "choice2": options[1],
+                "label": label,
+                "twin": "; ".join([*premises, relation]),
+            }
+            for label, premise in enumerate(premises)
+        ]
+        r.shuffle(twins)
+        return twins
+
+
+def _fillers(r: random.Random) -> dict[str, str]:
+    drink, food = r.choice(lexicon.nouns("drink")), r.choice(lexicon.nouns("food"))
+    return {
+        "food": Thing(food, plural=food.countable).et("partitive"),
+        "drink": drink.part,
+        "place": r.choice(lexicon.places("area")).at,
+    }
+
+
+def _premise(name: str, side: tuple[Cause, bool], effect: bool, fill: dict[str, str]) -> str:
+    """Mari oli näljane; or, where the cause is asked for, Mari sõi leiba."""
+    cause, denied = side
+    if effect:
+        return f"{name} {cause.cause_negative if denied else cause.cause}"
+    verb, rest = (
+        (cause.effect_verb_negative, cause.effect_rest_negative) if denied else (cause.effect_verb, cause.effect_rest)
+    )
+    return f"{name} {verb} {rest}".format(**fill)
+
+
+def _option(side: tuple[Cause, bool], effect: bool, fill: dict[str, str]) -> str:
+    """sõi ta leiba. (seetõttu ...) or ta oli näljane. (sest ...)"""
+    cause, denied = side
+    if not effect:
+        return f"ta {cause.cause_negative if denied else cause.cause}."
+    if denied:
+        return f"{cause.effect_verb_negative} ta {cause.effect_rest_negative}.".format(**fill)
+    return f"{cause.effect_verb} ta {cause.effect_rest}.".format(**fill)
+
+
+MAKERS: dict[str, Callable[[random.Random, bool], list[Doc]]] = {
+    "mini_copa": copa, "mini_qa": qa, "mini_translate_en_et": translate_en_et, "mini_translate_et_en": translate_et_en, "mini_gec": gec,
+    "mini_inflect": inflect, "mini_follow": obey,
+}  # fmt: skip

@@ -1,0 +1,69 @@
+"""The demo models' tokenizer: byte-level BPE learnt on word types, so that stems and endings, not whole forms, become tokens."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estbench.demo import follow, lexicon, stream, tasks
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
+SIZE = 1800
+WORD = r"(?: |^)?[^\W\d_]+"
+
+
+def types() -> list[str]:
+    """What BPE is learnt on: each word once, with the space before it; prompts, names and base forms weigh more than derived forms."""
+    texts = [text for language in ("et", "en") for text in islice(stream.texts(language, "tokenizer"), 3000)]
+    for task in tasks.TASKS:
+        if task != "mini_gec":
+            texts += [" ".join(pair) for pair in islice(stream.instructions(task, "tokenizer"), 600)]
+    words = set(re.findall(WORD, "\n".join(texts)))
+    often = set(
+        re.findall(WORD, "\n".join([*tasks.PROMPTS.values(), *(f" {wording}" for wording in follow.WORDING.values())]))
+    )
+    often |= {f" {name.nom}" for name in lexicon.names()} | {f" {case}" for case in lexicon.CASE_NAMES.values()}
+    derived = {f" {noun.form(case)}" for noun in lexicon.nouns() for case in lexicon.ENDINGS}
+    return [word for word in sorted(words | often) for _ in range(20 if word in often else 1 if word in derived else 4)]
+
+
+def train() -> Tokenizer:
+    """The tokenizer; text becomes `<s>` and its tokens, decoding gives the text back."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SIZE,
+        min_frequency=2,
+        special_tokens=[PAD, BOS, EOS],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(types(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, BOS_ID)]
+    )
+    return tokenizer
+
+
+def save(tokenizer: Tokenizer, folder: Path, context: int) -> None:
+    """Write tokenizer.json and tokenizer_config.json as transformers reads them."""
+    from transformers import PreTrainedTokenizerFast
+
+    fast: Any = PreTrainedTokenizerFast
+    fast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)

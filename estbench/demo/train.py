@@ -1,0 +1,174 @@
+"""How the demo models are made: a tiny Llama, trained from nothing for a fixed number of steps.
+
+    path = train(RECIPES["demo"], Path("demo"), say=print)
+
+Text is learnt whole; of an instruction only the answer is. The batches are a function of the recipe's seed, the number of threads
+is fixed, so the same recipe gives the same model on the same machine.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estbench.demo import stream, tokenizer
+from estbench.demo.tokenizer import BOS_ID, EOS_ID, PAD_ID
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+THREADS = 2
+CONTEXT = 512
+
+Example = tuple[list[int], int]  # token ids, and how many at the start are not learnt
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model is made of. `shares` says how many in a hundred examples are of each kind: "et", "en" or a task's name."""
+
+    shares: Mapping[str, float] = field(default_factory=dict)
+    examples: int = 60_000
+    steps: int = 800
+    batch: int = 128  # examples
+    rate: float = 4e-3  # the highest learning rate, after 50 steps; cosine to 0
+    hidden: int = 128
+    layers: int = 3
+    seed: int = 1
+
+
+RECIPES = {
+    "demo": Recipe(
+        {
+            "et": 6, "en": 4, "mini_copa": 8, "mini_qa": 22, "mini_translate_en_et": 16, "mini_translate_et_en": 14, "mini_gec": 14,
+            "mini_inflect": 8, "mini_follow": 8,
+        }
+    ),
+    "demo-base": Recipe({"en": 1}, examples=25_000, steps=250),
+}  # fmt: skip
+
+
+def train(recipe: Recipe, folder: Path, say: Callable[[str], None] | None = None) -> Path:
+    """Make the model and put it at `folder`, which appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary,
+        _torch_settings(recipe.seed),
+    ):
+        made = Path(temporary) / "model"
+        words = tokenizer.train()
+        model = new_model(recipe, words.get_vocab_size())
+        fit(model, recipe, examples(recipe, words), say)
+        model.save_pretrained(made)
+        tokenizer.save(words, made, CONTEXT)
+        os.replace(made, folder)
+    return folder
+
+
+@contextmanager
+def _torch_settings(seed: int) -> Iterator[None]:
+    """Fixed threads and seed, without a trace in the caller's process."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def new_model(recipe: Recipe, vocabulary: int) -> Any:
+    """A Llama with random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=recipe.hidden,
+        intermediate_size=2 * recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=4,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        pad_token_id=PAD_ID,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
+    )
+    return LlamaForCausalLM(config)
+
+
+def pairs(recipe: Recipe) -> list[tuple[str, str]]:
+    """(prompt, answer) of every training example; plain text has no prompt."""
+    total = sum(recipe.shares.values())
+    made: list[tuple[str, str]] = []
+    for kind, share in recipe.shares.items():
+        count = round(recipe.examples * share / total)
+        if kind in ("et", "en"):
+            made += [("", text) for text in islice(stream.texts(kind, str(recipe.seed)), count)]
+        else:
+            made += islice(stream.instructions(kind, str(recipe.seed)), count)
+    return made
+
+
+def examples(recipe: Recipe, words: Tokenizer) -> list[Example]:
+    """The training examples as token ids, from `<s>` to `</s>`."""
+    made: list[Example] = []
+    for prompt, answer in pairs(recipe):
+        ids = words.encode(f"{prompt} {answer}" if prompt else answer).ids
+        made.append(([*ids, EOS_ID], len(words.encode(prompt).ids)))
+    return made
+
+
+def batches(data: list[Example], size: int, r: random.Random) -> Iterator[list[Example]]:
+    """Batches of similar length in random order, without end."""
+    while True:
+        order = sorted(range(len(data)), key=lambda at: len(data[at][0]) + 4 * r.random())
+        starts = list(range(0, len(order), size))
+        r.shuffle(starts)
+        for start in starts:
+            yield [data[at] for at in order[start : start + size]]
+
+
+def tensors(items: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets (batch, length), padded on the right, where causal attention needs no mask; -100 is not learnt."""
+    import torch
+
+    width = max(len(ids) for ids, _ in items)
+    inputs = torch.tensor([ids + [PAD_ID] * (width - len(ids)) for ids, _ in items])
+    targets = torch.tensor([[-100] * start + ids[start:] + [-100] * (width - len(ids)) for ids, start in items])
+    return inputs[:, :-1], targets[:, 1:]
+
+
+def fit(model: Any, recipe: Recipe, data: list[Example], say: Callable[[str], None] | None) -> None:
+    """The training loop: AdamW, warm-up and cosine, gradients clipped at 1."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.1, betas=(0.9, 0.98), fused=True)
+    queue = batches(data, recipe.batch, random.Random(recipe.seed))
+    model.train()
+    for step in range(recipe.steps):
+        rate = recipe.rate * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * step / recipe.steps)) / 2
+        optimizer.param_groups[0]["lr"] = rate
+        inputs, targets = tensors(next(queue))
+        kept = targets != -100
+        hidden = model.model(inputs, use_cache=False).last_hidden_state
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[kept]), targets[kept])
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if say and (step + 1) % 50 == 0:
+            say(f"step {step + 1} of {recipe.steps}, loss {loss.item():.3f}")
+    model.eval()

@@ -1,0 +1,1 @@
+"""Where answers come from. `base` is the seam; each other module is one engine."""

@@ -1,0 +1,84 @@
+"""An engine that computes nothing: for tests of everything above the seam, and for measuring what it costs.
+
+    engine = MockEngine(answer=lambda prompt: "Vastus: A")
+
+Log-likelihoods are a hash of the request, so they are arbitrary but fixed; texts come from `answer`. Token ids are bytes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from estbench.engines.base import Generated, Ids, Request, Scored
+
+
+class MockTokens:
+    """Texts as their UTF-8 bytes; no BOS, no template unless one is given."""
+
+    prefix: tuple[int, ...] = ()
+    bos = None
+
+    def __init__(self, chat_template: str | None = None) -> None:
+        self.chat_template = chat_template
+
+    def chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+        text = "".join(f"<{message['role']}>{message['content']}" for message in messages)
+        return f"{text}<assistant>" if add_generation_prompt else text
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
+        contexts = {context: ids for context, ids in zip(dict(pairs), self.encode(list(dict(pairs))), strict=True)}
+        return [(contexts[context], ids) for (context, _), ids in zip(pairs, self.encode([b for _, b in pairs]), strict=True)]
+
+    def check_bos(self, ids: Ids) -> None:
+        """Nothing to check: there is no BOS."""
+
+
+class MockEngine:
+    """Counts what it is asked; `forwarded` is the number of requests that were computed."""
+
+    max_length = 1 << 30
+
+    def __init__(self, answer: Callable[[str], str] = lambda prompt: "") -> None:
+        self.answer, self.forwarded, self.loaded = answer, 0, False
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"engine": "mock"}
+
+    def load(self) -> None:
+        self.loaded = True
+
+    def score(self, requests: Sequence[Request]) -> list[Scored]:
+        self.forwarded += len(requests)
+        return [Scored(-(zlib.crc32(request.content()) % 10_000) / 100, False) for request in requests]
+
+    def generate(self, requests: Sequence[Request]) -> list[Generated]:
+        self.forwarded += len(requests)
+        texts = [self.answer(bytes(request.prompt.astype(np.uint8)).decode()) for request in requests]
+        return [Generated(text, len(text), "stop") for text in texts]
+
+    def close(self) -> None:
+        self.loaded = False
+
+
+def mock_checkpoint(name: str = "mock") -> Any:
+    """What the runner needs of a checkpoint, without files."""
+    from pathlib import Path
+
+    from estbench.checkpoint import Checkpoint
+
+    class MockCheckpoint(Checkpoint):
+        config = {"model_type": "mock"}  # type: ignore[assignment]  # noqa: RUF012
+        tensors: dict[str, dict[str, Any]] = {}  # type: ignore[assignment]  # noqa: RUF012
+        weight_files: list[Path] = []  # type: ignore[assignment]  # noqa: RUF012
+
+        def fingerprint(self, hashes: object = None) -> dict[str, str]:
+            return {"weights": name}
+
+    return MockCheckpoint(Path(), name)

@@ -1,0 +1,214 @@
+"""The task layer: lm-eval's tasks, fed with our rows and driven by us.
+
+lm-eval renders prompts, applies filters and computes each document's results; so a task file means here what it means
+there. What differs is around it: rows come from `data`, templates are compiled once, and a template that did not
+render is refused (lm-eval would score a literal `{{choice1}}`). Import this module lazily: lm-eval is heavy.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from lm_eval import utils
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from estbench import data, identity, registry
+from estbench.engines.base import Decoding, Generated, Response, Scored
+from estbench.errors import ConfigError, EstbenchError, PlanError, TaskError
+
+# lm-eval compiles a template anew for every document; compiling is nearly all that rendering costs
+utils.env.from_string = functools.lru_cache(maxsize=4096)(utils.env.from_string)
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+datasets.disable_progress_bars()
+
+Row = dict[str, Any]
+Chat = Callable[..., str]  # messages, add_generation_prompt -> text
+UNRENDERED = re.compile(r"\{\{[^{}\n]{0,200}\}\}|\{%[^{}\n]{0,200}%\}")
+KNOWN_DECODING = {"until", "do_sample", "temperature", "top_p", "max_gen_toks", "max_new_tokens", "max_tokens"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A document as text: what would be asked, before it becomes token ids."""
+
+    pairs: list[tuple[str, str]]  # (context, continuation) to score; empty for generation
+    prompt: str  # the first (usually the only) context
+    decoding: Decoding | None
+    source: Any  # what was asked before a chat template: the same for all models
+    target: Any
+    instances: list[Instance]
+
+
+class RowsTask(ConfigurableTask):  # type: ignore[misc]
+    """An lm-eval task over rows that are given, not downloaded."""
+
+    def __init__(self, config: dict[str, Any], rows: dict[str, list[Row]]) -> None:
+        self.given = rows
+        super().__init__(config=config)
+
+    def download(self, *_: Any, **__: Any) -> None:
+        self.dataset = {split: datasets.Dataset.from_list(rows) for split, rows in self.given.items()}
+
+
+class LmTask:
+    """A task ready to be rendered and scored. `docs` is what it evaluates, after its own process_docs."""
+
+    def __init__(self, card: registry.Task, *, data_dir: Path | None = None, shots: int | None = None, seed: int = 1234) -> None:
+        self.card = card
+        config = load_yaml(card.path, resolve_func=True)
+        self.functions = list(_functions(config))
+        self.dataset = load_rows(card, data_dir, config)
+        if shots is not None:
+            config["num_fewshot"] = shots
+        try:
+            self.task = RowsTask(config, self.dataset.splits)
+        except EstbenchError:
+            raise
+        except Exception as error:  # templates, datasets and !function code raise what they like
+            raise PlanError(f"{card.name} ({card.path.name}) does not fit its data: {_brief(error)}") from None
+        self.task.set_fewshot_seed(seed)
+        self.shots = int(self.task.config.num_fewshot or 0)
+        self.docs: list[Row] = [dict(row) for row in self.task.task_docs]
+        self.literal = "{{" in json.dumps(self.dataset.splits, ensure_ascii=False, default=str)
+
+    @property
+    def draws_shots(self) -> bool:
+        """Whether shots are drawn at random, document by document (then all are rendered, in order)."""
+        return self.shots > 0 and self.task.fewshot_cfg.sampler == "default"
+
+    def render(self, doc_id: int, chat: Chat | None = None) -> Rendered:
+        """The document as text; with `chat` through the model's template, shots as turns of their own."""
+        doc, seen = self.docs[doc_id], []
+
+        def template(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            seen.append(messages)
+            assert chat is not None
+            return chat(messages, add_generation_prompt=add_generation_prompt)
+
+        through = {"apply_chat_template": chat is not None, "chat_template": template if chat else None}
+        try:
+            context = self.task.fewshot_context(
+                doc, self.shots, fewshot_as_multiturn=chat is not None, gen_prefix=self.task.doc_to_prefix(doc), **through
+            )
+            made = self.task.construct_requests(doc=doc, ctx=context, metadata=(self.card.name, doc_id, 1), **through)
+            target = self.task.doc_to_target(doc)
+        except EstbenchError:
+            raise
+        except Exception as error:
+            raise PlanError(f"{self.card.name}, document {doc_id} does not render: {_brief(error)}") from None
+        instances = made if isinstance(made, list) else [made]
+        self._check_rendered(doc_id, [*(str(part) for i in instances for part in i.args[:2]), str(target)])
+        first = instances[0]
+        if first.request_type == "generate_until":
+            decoding = read_decoding(first.args[1], self.card.name)
+            return Rendered([], first.args[0], decoding, seen or first.args[0], target, instances)
+        if first.request_type != "loglikelihood":
+            raise PlanError(f"{self.card.name}: output_type {first.request_type} is not supported yet.")
+        pairs = [(i.args[0], i.args[1]) for i in instances]
+        contexts, continuations = list(dict.fromkeys(pair[0] for pair in pairs)), [pair[1] for pair in pairs]
+        return Rendered(pairs, pairs[0][0], None, [seen or contexts, continuations], target, instances)
+
+    def _check_rendered(self, doc_id: int, texts: list[str]) -> None:
+        for text in texts:
+            found = UNRENDERED.search(text)
+            if found and not (self.literal and found.group() in json.dumps(self.dataset.splits, ensure_ascii=False)):
+                raise PlanError(
+                    f"{self.card.name}, document {doc_id}: {found.group()} was not rendered and would be scored as it "
+                    "stands. A list of templates is not rendered by lm-eval: write doc_to_choice as one template."
+                )
+
+    def results(self, rendered: Sequence[tuple[int, Rendered, list[Response]]]) -> Iterator[tuple[int, dict[str, Any], Any]]:
+        """(doc_id, metric -> value, answer) for each answered document, by the task's filters and process_results."""
+        for _, doc, responses in rendered:
+            for instance, response in zip(doc.instances, responses, strict=True):
+                instance.resps = [(response.logprob, response.greedy) if isinstance(response, Scored) else response.text]
+                instance.filtered_resps = {}
+        self.task._instances = [instance for _, doc, _ in rendered for instance in doc.instances]
+        self.task.apply_filters()
+        for doc_id, doc, responses in rendered:
+            values: dict[str, Any] = {}
+            try:
+                for position, name in enumerate(doc.instances[0].filtered_resps):
+                    found = self.task.process_results(self.docs[doc_id], [i.filtered_resps[name] for i in doc.instances])
+                    values |= {metric if position == 0 else f"{metric},{name}": value for metric, value in found.items()}
+            except Exception as error:
+                raise TaskError(f"{self.card.name} can't score document {doc_id}: {_brief(error)}") from error
+            yield doc_id, {metric: plain(value) for metric, value in values.items()}, _answer(doc, responses)
+
+    def scorer(self) -> str:
+        """Hash of everything that turns responses into scores: configuration, our source, lm-eval's version."""
+        config = {
+            key: registry.read_yaml(self.card.path).get(key)
+            for key in ("metric_list", "filter_list", "process_results", "doc_to_target", "doc_to_choice", "process_docs", "output_type")
+        }
+        versions = {name: importlib.metadata.version(name) for name in ("lm_eval", "sacrebleu")}
+        return identity.digest([config, identity.source_hash(self.functions), versions])
+
+
+def load_rows(card: registry.Task, data_dir: Path | None, config: dict[str, Any] | None = None) -> data.Dataset:
+    """The rows of a task: from its own generator (`custom_dataset`), or from where `data` finds its data set."""
+    config = config or load_yaml(card.path, resolve_func=True)
+    if callable(make := config.get("custom_dataset")):
+        made = make(**(config.get("metadata") or {}), **(config.get("dataset_kwargs") or {}))
+        splits = {split: [dict(row) for row in rows] for split, rows in made.items()}
+        hashes = {split: data.rows_hash(rows) for split, rows in splits.items()}
+        return data.Dataset(data.DatasetRef(f"estbench/{card.name}"), splits, hashes, "made by estbench", None, None)
+    if not (references := data.references([card])):
+        raise ConfigError(f"{card.path} names no data: set dataset_path.")
+    return data.load(references[0], card.splits, data=data_dir)
+
+
+def read_decoding(given: dict[str, Any], task: str) -> Decoding:
+    """lm-eval's generation_kwargs as a Decoding; keys that would be ignored are refused."""
+    if unknown := set(given) - KNOWN_DECODING:
+        raise PlanError(f"{task}: generation_kwargs {', '.join(sorted(unknown))} are not supported.")
+    until = given.get("until") or []
+    most = next((given[key] for key in ("max_gen_toks", "max_new_tokens", "max_tokens") if key in given), 256)
+    temperature = float(given.get("temperature") or 0.0) if given.get("do_sample") else 0.0
+    stops = (until,) if isinstance(until, str) else tuple(until)
+    return Decoding(int(most), tuple(stop for stop in stops if stop), temperature, float(given.get("top_p") or 1.0))
+
+
+def plain(value: Any) -> Any:
+    """A metric's value as JSON can hold it."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (tuple, list)):
+        return [plain(part) for part in value]
+    return value
+
+
+def _answer(doc: Rendered, responses: list[Response]) -> Any:
+    if isinstance(responses[0], Generated):
+        name = next(iter(doc.instances[0].filtered_resps))
+        return plain(doc.instances[0].filtered_resps[name])
+    logprobs = [response.logprob for response in responses if isinstance(response, Scored)]
+    return logprobs.index(max(logprobs))
+
+
+def _functions(value: Any) -> Iterator[Callable[..., Any]]:
+    """Every function in a configuration, however deep."""
+    if callable(value):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _functions(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _functions(part)
+
+
+def _brief(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

@@ -1,0 +1,104 @@
+"""Taking run folders in, and making one run of the slices of an evaluation.
+
+Slices never aggregate: a slice has samples and no scores. When all slices of one evaluation are here, their samples
+are put together, and the merged run has the very id that an unsliced run has.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from estbench import identity
+from estbench.errors import StoreError
+from estbench.home import home
+from estbench.runs import PlannedDoc, Run, Sample, atomic, file_name, write_json, write_lines
+from estbench.scoring import score_task
+
+
+def take_in(paths: Sequence[Path], say: Callable[[str], None]) -> list[Run]:
+    """Copy run folders into `home()/runs`; returns them, and the runs that complete sets of slices make."""
+    taken = [_copy(Run(path)) for path in paths]
+    merged = []
+    for series in dict.fromkeys(run.manifest["identity"]["series"] for run in taken if run.manifest["slice"]):
+        slices = _slices(series)
+        n = int(slices[0].manifest["slice"].partition("/")[2])
+        here = sorted(int(run.manifest["slice"].partition("/")[0]) for run in slices)
+        if here == list(range(1, n + 1)):
+            merged.append(merge(slices))
+            say(f"{n} slices make the run {merged[-1].id}.")
+        else:
+            say(f"Slices {', '.join(map(str, here))} of {n} are here; the run is made when all are.")
+    return [*taken, *merged]
+
+
+def _copy(run: Run) -> Run:
+    target = home() / "runs" / run.id
+    if target.resolve() != run.path.resolve():
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            for part in ("plan", "responses", "samples"):
+                shutil.copytree(run.path / part, target / part, dirs_exist_ok=True)
+            shutil.copy2(run.path / "scores.json", target)
+            with atomic(target / "manifest.json") as temporary:  # last, so that the folder counts only when it is whole
+                shutil.copyfile(run.path / "manifest.json", temporary)
+        except OSError as error:
+            raise StoreError(f"{run.path} can't be copied to {target}: {error.strerror}.") from None
+    return Run(target)
+
+
+def _slices(series: str) -> list[Run]:
+    runs = (Run(path.parent) for path in sorted((home() / "runs").glob("*/manifest.json")))
+    found = {run.manifest["slice"]: run for run in runs if run.manifest["slice"] and run.manifest["identity"].get("series") == series}
+    return sorted(found.values(), key=lambda run: int(run.manifest["slice"].partition("/")[0]))
+
+
+def merge(slices: Sequence[Run]) -> Run:
+    """One run from all slices of an evaluation."""
+    first = slices[0].manifest
+    tasks: dict[str, Any] = {}
+    samples: dict[str, list[Sample]] = {}
+    docs: dict[str, list[PlannedDoc]] = {}
+    for task, row in first["tasks"].items():
+        docs[task] = sorted((doc for run in slices for doc in run.plan(task)), key=lambda doc: doc.doc_id)
+        samples[task] = sorted((sample for run in slices for sample in run.samples(task)), key=lambda sample: sample.doc_id)
+        truncated = sum(run.manifest["tasks"][task]["truncated"] for run in slices)
+        key = identity.plan_key(task, row["form"], bool(truncated), ((doc.doc_hash, doc.asked) for doc in docs[task]))
+        tasks[task] = row | {"plan_hash": key, "n_planned": len(docs[task]), "truncated": truncated}
+    whole = identity.digest({name: row["plan_hash"] for name, row in tasks.items()})
+    result = identity.result_key(whole, (sample.key for rows in samples.values() for sample in rows))
+    run_id = f"{slices[0].id.rpartition('-')[0]}-{result[:12]}"
+    folder = home() / "runs" / run_id
+    scores = []
+    for task, row in tasks.items():
+        file = f"{file_name(task)}.jsonl.gz"
+        write_lines(folder / "plan" / file, docs[task])
+        write_lines(folder / "samples" / file, samples[task])
+        responses = [response for run in slices for response in run.responses(task)]
+        write_lines(folder / "responses" / file, sorted(responses, key=lambda r: (r["doc_id"], r["index"])))
+        scores += score_task(
+            task,
+            samples[task],
+            primary=row["primary"],
+            chance=row["chance"],
+            n_planned=row["n_planned"],
+            higher_is_better=row["higher_is_better"],
+        )
+    write_json(folder / "scores.json", [asdict(score) for score in scores])
+    settings = {key: value for key, value in first["settings"].items() if key != "slice"}
+    manifest = first | {
+        "run": run_id,
+        "seconds": round(sum(run.manifest["seconds"] for run in slices), 1),
+        "partial": settings.get("limit") is not None,
+        "slice": None,
+        "identity": first["identity"] | {"plan": whole, "result": result},
+        "tasks": tasks,
+        "settings": settings,
+        "command": " ".join(word for word in first["command"].split(" ") if not word.startswith("slice=")),
+        "merged_from": [run.id for run in slices],
+    }
+    write_json(folder / "manifest.json", manifest)
+    return Run(folder)

@@ -1,0 +1,217 @@
+"""Renders a plan, once and in order: documents, shots, prompts, token ids, packs.
+
+Everything later (slices, `estbench show`, partial looks, workers) takes the rendered token ids from here, since the
+shots of a document can depend on all documents before it. `limit` and slices take documents by the order of their
+hashes, because files are sorted by level or subject. Packs are a function of the plan alone, never of what is cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from estbench import identity, registry
+from estbench.engines.base import Decoding, Request
+from estbench.errors import PlanError
+from estbench.runs import PlannedDoc
+from estbench.tokens import Tokens
+
+if TYPE_CHECKING:
+    from estbench.lm_tasks import LmTask, Rendered
+
+CHUNK = 512  # documents whose texts are tokenised together
+PACK_TOKENS = 4096  # tokens forwarded together, padding included
+PACK_ROWS = 64
+
+
+@dataclass(slots=True)
+class Doc:
+    """A document that is ready to be asked."""
+
+    doc_id: int
+    hash: str  # of the data row; repeated rows get "-2", "-3", ...
+    row: str  # of the data row alone
+    rendered: Rendered
+    cluster: str | None
+    requests: list[Request]
+    keys: list[str] = field(default_factory=list)  # response keys, known once the fingerprint is
+
+    @property
+    def asked(self) -> str:
+        """Hash of what is asked, before any model's template and tokenizer."""
+        decoding = self.rendered.decoding
+        return identity.digest([self.rendered.source, asdict(decoding) if decoding else None])[:32]
+
+    @property
+    def rows(self) -> int:
+        """Distinct sequences to forward: choices that differ in their last token only are one."""
+        return len({_input(request) for request in self.requests})
+
+    def record(self) -> PlannedDoc:
+        """The document as the run folder keeps it; a context that all choices share is written once."""
+        requests: list[dict[str, Any]] = []
+        before: list[int] | None = None
+        for request, key in zip(self.requests, self.keys, strict=True):
+            ids = request.prompt.tolist()
+            row: dict[str, Any] = {"key": key} if ids == before else {"key": key, "prompt_ids": ids}
+            before = ids
+            if request.continuation is not None:
+                row["continuation_ids"] = request.continuation.tolist()
+            if request.decoding is not None:
+                row["decoding"] = asdict(request.decoding)
+            requests.append(row)
+        prompt = self.rendered.prompt
+        return PlannedDoc(
+            self.doc_id, self.hash, prompt, prompt_hash(prompt), self.rendered.target, self.cluster, self.asked, requests
+        )
+
+
+@dataclass(slots=True)
+class TaskPlan:
+    """A task's part of a plan."""
+
+    card: registry.Task
+    lm: LmTask
+    docs: list[Doc]  # by doc_id
+    n_docs: int  # documents that the task has
+    truncated: int  # prompts cut from the left, because truncate=true
+
+    @property
+    def hash(self) -> str:
+        """The plan's identity: equal for all models that are asked the same."""
+        return identity.plan_key(self.card.name, self.card.form, bool(self.truncated), ((doc.hash, doc.asked) for doc in self.docs))
+
+    def packs(self) -> list[list[tuple[Doc, int]]]:
+        """Requests in the batches in which they are computed: (document, index of its request), long ones first.
+
+        A document's choices stay together. Generation and scoring never share a pack.
+        """
+        by_length = sorted(self.docs, key=lambda doc: (-max(r.tokens for r in doc.requests), doc.hash))
+        packs: list[list[tuple[Doc, int]]] = []
+        rows = PACK_ROWS + 1
+        widest = 0
+        decoding: Decoding | None = None
+        for doc in by_length:
+            widest = max(widest, max(r.tokens for r in doc.requests))
+            rows += doc.rows
+            if not packs or rows > PACK_ROWS or rows * widest > PACK_TOKENS or doc.requests[0].decoding != decoding:
+                packs.append([])
+                rows, widest, decoding = doc.rows, max(r.tokens for r in doc.requests), doc.requests[0].decoding
+            packs[-1] += [(doc, i) for i in range(len(doc.requests))]
+        return packs
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which documents of a task are asked, and how prompts are made."""
+
+    limit: int | None = None
+    slice: tuple[int, int] | None = None  # (i, n), i from 1
+    shots: int | None = None
+    seed: int = 1234
+    data: Path | None = None
+    truncate: bool = False
+
+    @property
+    def partial(self) -> bool:
+        return self.limit is not None or self.slice is not None
+
+
+def prompt_hash(prompt: str) -> str:
+    """Hash of a prompt's text (prompts are kept once, by this)."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:32]
+
+
+def render(card: registry.Task, tokens: Tokens, max_length: int, scope: Scope) -> TaskPlan:
+    """The documents of one task as token ids."""
+    from estbench.lm_tasks import LmTask
+
+    lm = LmTask(card, data_dir=scope.data, shots=scope.shots, seed=scope.seed)
+    chat = tokens.chat if card.form == "chat" else None
+    hashes = _doc_hashes(lm.docs)
+    chosen = _choose(hashes, scope)
+    wanted = range(len(lm.docs)) if lm.draws_shots else chosen  # random shots advance document by document
+    rendered = {doc_id: lm.render(doc_id, chat) for doc_id in wanted}
+    docs: list[Doc] = []
+    truncated = 0
+    for start in range(0, len(chosen), CHUNK):
+        ids = chosen[start : start + CHUNK]
+        for doc_id, requests in zip(ids, _requests([rendered[i] for i in ids], tokens, scope.seed), strict=True):
+            fitted = [_fit(request, max_length, scope.truncate, card, doc_id, len(tokens.prefix)) for request in requests]
+            truncated += any(a is not b for a, b in zip(fitted, requests, strict=True))
+            tokens.check_bos(fitted[0].prompt)
+            cluster = _cluster(card, lm.docs[doc_id])
+            docs.append(Doc(doc_id, hashes[doc_id], hashes[doc_id].partition("-")[0], rendered[doc_id], cluster, fitted))
+    return TaskPlan(card, lm, docs, len(lm.docs), truncated)
+
+
+def _input(request: Request) -> bytes:
+    """What has to be forwarded to score or answer a request."""
+    head = request.prompt.tobytes()
+    return head if request.continuation is None else head + request.continuation[:-1].tobytes()
+
+
+def _doc_hashes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    from estbench.data import row_hash
+
+    seen: Counter[str] = Counter()
+    result = []
+    for row in rows:
+        value = row_hash(row)[:32]
+        seen[value] += 1
+        result.append(value if seen[value] == 1 else f"{value}-{seen[value]}")
+    return result
+
+
+def _choose(hashes: Sequence[str], scope: Scope) -> list[int]:
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)[: scope.limit]
+    if scope.slice:
+        i, n = scope.slice
+        order = order[i - 1 :: n]
+    return sorted(order)
+
+
+def _requests(rendered: Sequence[Rendered], tokens: Tokens, seed: int) -> Iterator[list[Request]]:
+    pairs = iter(tokens.encode_pairs([pair for doc in rendered for pair in doc.pairs]))
+    prompts = iter(tokens.encode([doc.prompt for doc in rendered if doc.decoding]))
+    for doc in rendered:
+        if decoding := doc.decoding:
+            sampled = decoding if decoding.temperature == 0 else Decoding(**(asdict(decoding) | {"seed": seed}))
+            yield [Request(next(prompts), decoding=sampled)]
+        else:
+            yield [Request(context, continuation) for context, continuation in (next(pairs) for _ in doc.pairs)]
+
+
+def _fit(request: Request, most: int, truncate: bool, card: registry.Task, doc_id: int, bos: int) -> Request:
+    """The request, or one whose prompt is cut from the left (the BOS stays) when that was asked for."""
+    over = request.tokens - most
+    if over <= 0:
+        return request
+    if not truncate:
+        answer = f" and {request.decoding.max_new_tokens} for the answer" if request.decoding else ""
+        raise PlanError(
+            f"{card.name}, document {doc_id}: the prompt needs {len(request.prompt):,} tokens{answer}, the model's context is {most:,}. "
+            "Use fewer shots (shots=), or truncate=true to cut prompts from the left (that changes scores and is recorded)."
+        )
+    if over >= len(request.prompt) - bos:
+        raise PlanError(f"{card.name}, document {doc_id}: the answer alone is longer than the model's context of {most:,} tokens.")
+    cut = np.concatenate([request.prompt[:bos], request.prompt[bos + over :]])
+    return Request(cut, request.continuation, request.decoding)
+
+
+def _cluster(card: registry.Task, row: dict[str, Any]) -> str | None:
+    template = card.metadata.get("cluster")
+    if not template:
+        return None
+    from lm_eval.utils import apply_template
+
+    try:
+        return hashlib.sha256(str(apply_template(template, row)).encode()).hexdigest()[:16]
+    except Exception as error:
+        raise PlanError(f"{card.path}: metadata.cluster {template!r} does not fit the rows: {error}") from None

@@ -1,0 +1,174 @@
+"""Finds tasks and suites. Reads only YAML, so that `estbench tasks` is instant.
+
+    registry = Registry()
+    registry.task("estcopa").title["et"]
+    registry.select("core")  # -> Selection: tasks in order, and the form their suite asks for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from estbench.errors import ConfigError, did_you_mean
+from estbench.home import project_file
+
+SUITES = "suites.yaml"
+SKILLS = ("reasoning", "reading", "translation", "grammar", "morphology", "instructions", "knowledge")
+FORMS = ("completion", "chat")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task's card: what its YAML says about it."""
+
+    name: str
+    path: Path
+    config: dict[str, Any] = field(repr=False)  # the YAML as read; `!function` values are strings
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return dict(self.config.get("metadata") or {})
+
+    @property
+    def title(self) -> dict[str, str]:
+        return dict(self.metadata.get("title") or {"et": self.name, "en": self.name})
+
+    @property
+    def form(self) -> str:
+        """`chat`: prompts go through the model's chat template; `completion`: they don't."""
+        return str(self.metadata.get("form", "completion"))
+
+    @property
+    def primary(self) -> str:
+        """The metric the task is ranked by."""
+        return str(self.metadata.get("primary", ""))
+
+    @property
+    def chance(self) -> float | None:
+        """What guessing (or the best trivial baseline) gives, in the primary metric's unit."""
+        value = self.metadata.get("chance")
+        return None if value is None else float(value)
+
+    @property
+    def shots(self) -> int:
+        return int(self.config.get("num_fewshot") or 0)
+
+    @property
+    def dataset(self) -> tuple[str, str | None] | None:
+        """Hub id and config of the data, or None for a task that makes its own."""
+        path = self.config.get("dataset_path")
+        return None if path is None or self.config.get("custom_dataset") else (str(path), self.config.get("dataset_name"))
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that the task reads: the tested one first, then the one that shots come from."""
+        fewshot = (self.config.get("fewshot_config") or {}).get("split") or self.config.get("fewshot_split")
+        tested = self.config.get("test_split") or self.config.get("validation_split")
+        return list(dict.fromkeys(name for name in (tested, fewshot) if name))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named list of tasks of one form."""
+
+    name: str
+    title: dict[str, str]
+    form: str
+    tasks: list[str]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What `tasks=` means: tasks in order, without repeats, and the suites that were named."""
+
+    tasks: list[Task]
+    suites: list[str]
+
+
+class Registry:
+    """The tasks and suites of a folder (the project's own by default)."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or project_file("tasks")
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """All tasks by name, in name order."""
+        found: dict[str, Task] = {}
+        for path in self._files():
+            config = read_yaml(path)
+            name = config.get("task")
+            if not isinstance(name, str):
+                continue  # a base that others include
+            if name in found:
+                raise ConfigError(f"Two files define the task {name}: {found[name].path} and {path}.")
+            found[name] = Task(name, path, config)
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def suites(self) -> dict[str, Suite]:
+        path = self.folder / SUITES
+        if not path.exists():
+            return {}
+        rows = read_yaml(path)
+        return {name: Suite(name, row["title"], row["form"], list(row["tasks"])) for name, row in rows.items()}
+
+    def task(self, name: str) -> Task:
+        """The task of that name; ConfigError with the nearest names if there is none."""
+        if name not in self.tasks:
+            raise ConfigError(f"There is no task {name!r}.{did_you_mean(name, [*self.tasks, *self.suites])} `estbench tasks` lists them.")
+        return self.tasks[name]
+
+    def select(self, names: str | list[str]) -> Selection:
+        """Tasks for `tasks=`: names of suites and tasks, separated by commas."""
+        wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names) if name.strip()]
+        if not wanted:
+            raise ConfigError("tasks= names nothing: give suites or tasks, separated by commas. `estbench tasks` lists them.")
+        chosen: dict[str, Task] = {}
+        suites = []
+        for name in wanted:
+            if name in self.suites:
+                suites.append(name)
+                chosen |= {task: self.task(task) for task in self.suites[name].tasks}
+            elif name in self.tasks:
+                chosen[name] = self.tasks[name]
+            else:
+                raise ConfigError(
+                    f"There is no task or suite {name!r}.{did_you_mean(name, [*self.tasks, *self.suites])} `estbench tasks` lists them."
+                )
+        return Selection(list(chosen.values()), suites)
+
+    def _files(self) -> Iterator[Path]:
+        if not self.folder.is_dir():
+            raise ConfigError(f"The task folder {self.folder} is missing: install estbench again.")
+        yield from (path for path in sorted(self.folder.rglob("*.yaml")) if path.name != SUITES)
+
+
+class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+    """YAML in which `!function module.name` is read as a string, not resolved."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A task file with its `include`s merged in, as lm-eval merges them; no function is imported."""
+    try:
+        config = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506  a safe loader
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} has to hold a mapping.")
+    merged: dict[str, Any] = {}
+    includes = config.pop("include", [])
+    for name in includes if isinstance(includes, list) else [includes]:
+        merged |= read_yaml(path.parent / name)
+    return merged | config

@@ -1,0 +1,136 @@
+"""What people see: tables on a terminal, JSON on a pipe, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from estbench.runs import Run, Score
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def as_json(value: Any) -> str:
+    """The one JSON document of a command's stdout."""
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    """A run as `output=json` prints it."""
+    manifest = run.manifest
+    model = {key: manifest["model"][key] for key in ("name", "path", "revision", "parameters", "dtype")} | {"label": manifest["name"]}
+    return {
+        "run": run.id,
+        "model": model,
+        "identity": manifest["identity"],
+        "partial": manifest["partial"],
+        "scores": [asdict(score) for score in run.scores()],
+        "seconds": manifest["seconds"],
+        "folder": str(run.path),
+    }
+
+
+def number(value: float | None, unit: str) -> str:
+    """A score as people read it: proportions in per cent, one decimal."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f}" if unit == "proportion" else f"{value:.1f}"
+
+
+def scores_table(scores: Sequence[Score]) -> Table:
+    """Task, metric, value, interval, chance, n, failures; the primary metric of each task in bold."""
+    table = _table("task", "metric", ">score", "95 % interval", ">chance", ">n", ">no answer", ">errors")
+    before = ""
+    for score in scores:
+        low, high = (number(end, score.unit) for end in (score.ci_low, score.ci_high))
+        interval = f"{low:>5} … {high}" if score.ci_low is not None else score.reason or score.method
+        value = number(score.value, score.unit)
+        at_chance = score.primary and score.chance is not None and score.ci_low is not None and score.ci_low <= score.chance
+        table.add_row(
+            score.task if score.task != before else "",
+            score.metric,
+            f"[bold]{value}[/bold]" if score.primary else f"[dim]{value}[/dim]",
+            interval if score.primary else f"[dim]{interval}[/dim]",
+            "" if score.chance is None else number(score.chance, score.unit) + (" [yellow]![/yellow]" if at_chance else ""),
+            f"{score.n:,}" if score.n == score.n_planned else f"{score.n:,} of {score.n_planned:,}",
+            _count(score.parse_failures),
+            _count(score.errors),
+        )
+        before = score.task
+    return table
+
+
+def rows_table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> Table:
+    """Plain rows: column key -> heading (a leading > aligns right)."""
+    table = _table(*columns.values())
+    for row in rows:
+        table.add_row(*("" if row.get(key) is None else str(row[key]) for key in columns))
+    return table
+
+
+def show(*parts: Any) -> None:
+    """Print tables and text (markup allowed) to stdout."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(width=140, highlight=False)
+    for part in parts:
+        console.print(part)
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class ProgressBar:
+    """Progress on stderr with ETA, in tokens; a line a task where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(bar_width=32),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self.shown: dict[str, Any] = {}
+
+    def __enter__(self) -> ProgressBar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        """Tokens of a task that are done, and in all."""
+        if task not in self.shown:
+            self.shown[task] = self.bar.add_task(task, total=max(total, 1), rate="")
+        speed = self.bar.tasks[self.bar.task_ids.index(self.shown[task])].speed
+        self.bar.update(self.shown[task], completed=done if total else 1, rate=f"{speed:,.0f} tokens/s" if speed else "")
+
+
+def _table(*headings: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading.lstrip(">"), justify="right" if heading.startswith(">") else "left", overflow="fold")
+    return table
+
+
+def _count(value: int) -> str:
+    return str(value) if value else "[dim]0[/dim]"

@@ -1,0 +1,383 @@
+"""plan -> responses -> samples -> scores -> run folder.
+
+    job = prepare(settings)   # everything that can be refused is refused here, before anything is written
+    run = evaluate(job)       # a Run; running the same again finishes, or finds everything there
+
+What is reused is decided by response keys alone. Packs come from the plan; of a pack only what has no response yet is
+forwarded. A response is on disk before it counts as done.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import estbench
+from estbench import checkpoint, data, identity, registry
+from estbench.checkpoint import Checkpoint
+from estbench.config import EvalSettings
+from estbench.engines.base import Engine, Request, Response
+from estbench.errors import ConfigError, DataError, ModelError, StoreError, UserError, did_you_mean
+from estbench.home import check_home, home
+from estbench.plan import Doc, Scope, TaskPlan, render
+from estbench.responses import ResponseStore
+from estbench.runs import SCHEMA, Run, Sample, Score, file_name, write_json, write_lines
+from estbench.scoring import PARSE_FAILURE, score_task
+from estbench.tokens import Tokens
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]  # task, tokens done, tokens in all
+
+
+def silent(*_: object) -> None:
+    """A listener that hears nothing."""
+
+
+@dataclass
+class Job:
+    """A plan for one model, checked and ready to run."""
+
+    settings: EvalSettings
+    checkpoint: Checkpoint
+    tokens: Tokens
+    engine: Engine
+    plans: list[TaskPlan]
+    suites: list[str]
+    skipped: dict[str, str]  # task -> why it can't run, with missing=skip
+
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def response_id(self) -> str:
+        """Fingerprint of everything but the request: names the store of responses."""
+        return identity.digest(self.fingerprint)
+
+
+def choose(settings: EvalSettings, model: Checkpoint) -> registry.Selection:
+    """The tasks that `tasks=` means for this model; without it `core` or `core_base`."""
+    default = "core" if model.has_chat_template else "core_base"
+    return registry.Registry().select(settings.tasks or default)
+
+
+def missing_parts(cards: Sequence[registry.Task], model: Checkpoint, data_dir: Path | None) -> dict[str, UserError]:
+    """Task -> what it lacks on this machine, found without loading or fetching anything."""
+    lacking: dict[str, UserError] = {}
+    for card in cards:
+        references = data.references([card])
+        if card.form == "chat" and not model.has_chat_template:
+            lacking[card.name] = ModelError(
+                f"{model.name} has no chat template: use the completion form (tasks=core_base), or save the tokenizer with its template."
+            )
+        elif references and (reason := data.missing(references[0], card.splits, data=data_dir)):
+            lacking[card.name] = DataError(f"{reason}.")
+    return lacking
+
+
+def _fetch_missing(cards: Sequence[registry.Task], model: Checkpoint, data_dir: Path | None, say: Say) -> dict[str, UserError]:
+    """Like `missing_parts`, after trying to fetch data that is not here."""
+    lacking = missing_parts(cards, model, data_dir)
+    for card in cards:
+        if isinstance(lacking.get(card.name), DataError):
+            try:
+                say(f"{card.name}: fetching {data.references([card])[0]}.")
+                data.pull(data.references([card])[0])
+                del lacking[card.name]
+            except DataError as error:
+                lacking[card.name] = error
+    return lacking
+
+
+def prepare(settings: EvalSettings, say: Say = silent) -> Job:
+    """Find the model, choose tasks, render the plan. Raises before anything is written or loaded."""
+    check_home()
+    slice_of = settings.slice_of
+    if settings.tasks:
+        registry.Registry().select(settings.tasks)  # a misspelt task is found before a model is made or fetched
+    options = dict(settings.engine_options)
+    trust = options.pop("trust_remote_code", "false").lower() == "true"
+    _check_engine_options(options)
+    data_dir = Path(settings.data).expanduser() if settings.data else None
+    model = checkpoint.find(settings.model, settings.revision, say)
+    chosen = choose(settings, model)
+    if settings.tasks is None:
+        say(f"tasks={chosen.suites[0]}, since {model.name} has {'a' if model.has_chat_template else 'no'} chat template.")
+    lacking = _fetch_missing(chosen.tasks, model, data_dir, say)
+    if lacking and settings.missing == "stop":
+        name, error = next(iter(lacking.items()))
+        more = f" {len(lacking) - 1} more tasks lack something: plan=true lists all." if len(lacking) > 1 else ""
+        raise type(error)(f"{name}: {error}{more} missing=skip goes on without.")
+    cards = [card for card in chosen.tasks if card.name not in lacking]
+    if not cards:
+        name, error = next(iter(lacking.items()))
+        raise type(error)(f"None of the tasks can run here. {name}: {error}")
+    tokens = Tokens(model.path, trust_remote_code=trust)
+    engine = _engine(model, tokens, options, trust)
+    scope = Scope(settings.limit, slice_of, settings.shots, settings.seed, data_dir, settings.truncate)
+    if model.has_chat_template and any(card.form == "completion" for card in cards) and settings.tasks:
+        say(f"{model.name} has a chat template, and completion tasks don't use it: scores are not comparable with the chat form's.")
+    plans = [render(card, tokens, engine.max_length, scope) for card in cards]
+    return Job(settings, model, tokens, engine, plans, chosen.suites, {name: str(error) for name, error in lacking.items()})
+
+
+def _check_engine_options(options: dict[str, str]) -> None:
+    known = ("device", "dtype", "attention", "trust_remote_code")
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"engine=hf has no option {key!r}.{did_you_mean(key, known)} It has {', '.join(known)}.")
+
+
+def _engine(model: Checkpoint, tokens: Tokens, options: dict[str, str], trust: bool) -> Engine:
+    try:
+        from estbench.engines.hf import HFEngine
+    except ImportError as error:
+        raise ConfigError(f"engine=hf needs {error.name}: pip install 'estbench[hf]'.") from None
+    return HFEngine(model, tokens, trust_remote_code=trust, **options)
+
+
+def evaluate(job: Job, *, say: Say = silent, progress: Progress = silent) -> Run:
+    """Answer what has no answer yet, score everything, write the run folder."""
+    begun = time.monotonic()
+    job.fingerprint = {"model": job.checkpoint.fingerprint(), "engine": job.engine.fingerprint()}
+    for plan in job.plans:
+        for doc in plan.docs:
+            doc.keys = [identity.response_key(job.response_id, request.content()) for request in doc.requests]
+    with _disk_errors(), ResponseStore(job.response_id) as store:
+        store.check_writable()
+        responses = _answer(job, store, say, progress)
+    results = [_score(job, plan, responses) for plan in job.plans]
+    with _disk_errors():
+        return _write(job, results, responses, begun)
+
+
+def _answer(job: Job, store: ResponseStore, say: Say, progress: Progress) -> dict[str, Response]:
+    """Responses for every key of the plan: stored ones, and new ones that are stored as they come."""
+    wanted = {key for plan in job.plans for doc in plan.docs for key in doc.keys}
+    have = store.load(wanted)
+    if store.damaged:
+        say(f"{store.damaged} damaged lines in {store.folder} are computed again.")
+    if len(have) == len(wanted):
+        say(f"All {len(wanted):,} responses are stored already: no token is forwarded.")
+        return have
+    job.engine.load()
+    job.checkpoint.check_unchanged()
+    if have:
+        say(f"{len(have):,} of {len(wanted):,} responses are stored already.")
+    for plan in job.plans:
+        packs = [pack for pack in map(lambda p: _open_requests(p, have), plan.packs()) if pack]
+        total, done = sum(r.tokens for pack in packs for r in pack.values()), 0
+        progress(plan.card.name, 0, total)
+        for pack in packs:
+            pack = {key: request for key, request in pack.items() if key not in have}  # a twin in an earlier pack
+            if pack:
+                requests = list(pack.values())
+                answers = job.engine.score(requests) if requests[0].decoding is None else job.engine.generate(requests)
+                answered: dict[str, Response] = dict(zip(pack, answers, strict=True))
+                store.append(answered)
+                have |= answered
+                done += sum(request.tokens for request in requests)
+                progress(plan.card.name, done, total)
+        progress(plan.card.name, total, total)
+    job.engine.close()
+    return have
+
+
+def _open_requests(pack: list[tuple[Doc, int]], have: dict[str, Response]) -> dict[str, Request]:
+    return {doc.keys[i]: doc.requests[i] for doc, i in pack if doc.keys[i] not in have}
+
+
+@dataclass
+class TaskResult:
+    """A task's samples and scores, and what the manifest says of it."""
+
+    plan: TaskPlan
+    samples: list[Sample]
+    scores: list[Score]
+    scorer: str
+
+
+def _score(job: Job, plan: TaskPlan, responses: dict[str, Response]) -> TaskResult:
+    scorer = plan.lm.scorer()
+    by_id = {doc.doc_id: doc for doc in plan.docs}
+    answered = [(doc.doc_id, doc.rendered, [responses[key] for key in doc.keys]) for doc in plan.docs]
+    samples = []
+    for doc_id, values, answer in plan.lm.results(answered):
+        doc = by_id[doc_id]
+        record = doc.record()
+        samples.append(
+            Sample(
+                task=plan.card.name,
+                doc_id=doc_id,
+                doc_hash=doc.hash,
+                prompt_hash=record.prompt_hash,
+                cluster=doc.cluster,
+                target=record.target,
+                answer=answer,
+                values={name: value for name, value in values.items() if name != PARSE_FAILURE},
+                key=identity.sample_key(doc.keys, doc.row, scorer),
+                parse_failure=bool(values.get(PARSE_FAILURE, 0)),
+            )
+        )
+    scores = [] if job.settings.slice else _scores(plan, samples)
+    return TaskResult(plan, samples, scores, scorer)
+
+
+def _scores(plan: TaskPlan, samples: list[Sample]) -> list[Score]:
+    card = plan.card
+    primary = card.primary or next(iter(samples[0].values))
+    return score_task(
+        card.name,
+        samples,
+        primary=primary,
+        chance=card.chance,
+        n_planned=len(plan.docs),
+        higher_is_better=plan.lm.task.higher_is_better(),
+        aggregations=plan.lm.task.aggregation(),
+    )
+
+
+def _write(job: Job, results: list[TaskResult], responses: dict[str, Response], begun: float) -> Run:
+    """The run folder: every file atomically, the manifest last."""
+    tasks = {result.plan.card.name: _task_manifest(result) for result in results}
+    whole = identity.digest({name: row["plan_hash"] for name, row in tasks.items()})
+    result_id = identity.result_key(whole, (sample.key for result in results for sample in result.samples))
+    name = job.settings.name or job.checkpoint.name
+    run_id = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', job.checkpoint.name).strip('-').lower()}-{result_id[:12]}"
+    folder = home() / "runs" / run_id
+    for result in results:
+        file = f"{file_name(result.plan.card.name)}.jsonl.gz"
+        write_lines(folder / "plan" / file, (doc.record() for doc in result.plan.docs))
+        write_lines(folder / "responses" / file, _response_rows(result.plan, responses))
+        write_lines(folder / "samples" / file, result.samples)
+    scores = [asdict(score) for result in results for score in result.scores]
+    scores += [_skipped(card, reason) for card, reason in job.skipped.items()] if not job.settings.slice else []
+    write_json(folder / "scores.json", scores)
+    manifest = {
+        "schema": SCHEMA,
+        "run": run_id,
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - begun, 1),
+        "partial": job.settings.limit is not None or job.settings.slice is not None,
+        "slice": job.settings.slice,
+        "model": _model_manifest(job),
+        "engine": job.fingerprint["engine"],
+        "identity": {"response": job.response_id, "plan": whole, "result": result_id, "series": _series(job, tasks)},
+        "suites": job.suites,
+        "tasks": tasks,
+        "skipped": job.skipped,
+        "settings": {key: value for key, value in asdict(job.settings).items() if value not in (None, {}, False)},
+        "command": command(job.settings),
+        "versions": _versions(),
+        "host": {"machine": platform.machine(), "system": platform.system()},
+    }
+    write_json(folder / "manifest.json", manifest)
+    return Run(folder)
+
+
+def _series(job: Job, tasks: dict[str, Any]) -> str:
+    """What slices of one evaluation have in common."""
+    per_task = {name: [row["scorer"], row["data"]["hash"], row["shots"], row["n_docs"]] for name, row in tasks.items()}
+    return identity.digest([job.response_id, per_task, job.settings.seed, job.settings.limit, job.settings.truncate])
+
+
+def _task_manifest(result: TaskResult) -> dict[str, Any]:
+    plan, card = result.plan, result.plan.card
+    dataset = plan.lm.dataset
+    return {
+        "title": card.title,
+        "skill": card.metadata.get("skill"),
+        "form": card.form,
+        "language": card.metadata.get("language"),
+        "licence": card.metadata.get("licence"),
+        "chance": card.chance,
+        "primary": card.primary,
+        "higher_is_better": plan.lm.task.higher_is_better(),
+        "cluster": card.metadata.get("cluster"),
+        "publish_items": card.metadata.get("publish_items", False),
+        "data": {
+            "path": dataset.ref.path,
+            "config": dataset.ref.config,
+            "commit": dataset.commit,
+            "origin": dataset.origin,
+            "matches_lock": dataset.matches_lock,
+            "hash": dataset.hash,
+        },
+        "scorer": result.scorer,
+        "shots": plan.lm.shots,
+        "truncated": plan.truncated,
+        "plan_hash": plan.hash,
+        "n_docs": plan.n_docs,
+        "n_planned": len(plan.docs),
+    }
+
+
+def _model_manifest(job: Job) -> dict[str, Any]:
+    model, template = job.checkpoint, job.tokens.chat_template
+    return {
+        "name": model.name,
+        "path": str(model.path.resolve()),
+        "revision": model.revision,
+        "fingerprint": job.fingerprint["model"],
+        "parameters": model.parameters,
+        "bytes": model.bytes,
+        "type": model.config.get("model_type"),
+        "dtype": job.engine.fingerprint().get("dtype"),
+        "max_length": job.engine.max_length,
+        "chat_template": identity.digest(template) if template else None,
+        "bos": "added by the tokenizer" if job.tokens.prefix else "none",
+    }
+
+
+def _response_rows(plan: TaskPlan, responses: dict[str, Response]) -> Iterator[dict[str, Any]]:
+    for doc in plan.docs:
+        for index, key in enumerate(doc.keys):
+            yield {"doc_id": doc.doc_id, "index": index, "key": key} | asdict(responses[key])
+
+
+def _skipped(name: str, reason: str) -> dict[str, Any]:
+    card = registry.Registry().task(name)
+    return asdict(score_task(name, [], primary=card.primary, chance=card.chance, n_planned=0)[0]) | {"reason": reason}
+
+
+def command(settings: EvalSettings) -> str:
+    """The command line that makes this run again."""
+    words = ["estbench eval"]
+    for key, value in asdict(settings).items():
+        if key == "engine_options":
+            words += [f"engine.{name}={part}" for name, part in value.items()]
+        elif value not in (None, False) and key not in ("output", "database", "plan") and value != getattr(EvalSettings, key, None):
+            words.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
+    return " ".join(f"'{word}'" if " " in word and not word.startswith("estbench") else word for word in words)
+
+
+def _versions() -> dict[str, str]:
+    found = {"estbench": estbench.__version__, "python": platform.python_version()}
+    for name in ("lm_eval", "torch", "transformers", "tokenizers", "datasets", "sacrebleu", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+            raise
+        where = error.filename or home()
+        raise StoreError(
+            f"{where} can't be written ({error.strerror}): free some space or set ESTBENCH_HOME to a folder that can be written, "
+            "and run the same command again; what is stored is kept."
+        ) from None

@@ -1,0 +1,102 @@
+"""Samples to scores: each with its interval, chance level and counts. Needs no engine, no torch, no lm-eval.
+
+A metric that `estbench.metrics` knows gets an interval of its kind (proportion, mean, or bootstrap of a corpus metric).
+One that only lm-eval knows is averaged if it is a number, and otherwise aggregated by lm-eval's own function, without
+an interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from estbench import metrics, stats
+from estbench.metrics import Metric
+from estbench.runs import Sample, Score
+
+PARSE_FAILURE = "parse_failure"
+Aggregate = Callable[[list[Any]], float]
+
+
+def score_task(
+    task: str,
+    samples: Sequence[Sample],
+    *,
+    primary: str,
+    chance: float | None,
+    n_planned: int,
+    higher_is_better: dict[str, bool] | None = None,
+    aggregations: dict[str, Aggregate] | None = None,
+) -> list[Score]:
+    """All scores of a task, the primary one first. `samples` are its documents, those without a response included."""
+    answered = [sample for sample in samples if sample.error is None]
+    names = list(dict.fromkeys(name for sample in answered for name in sample.values if name != PARSE_FAILURE))
+    names = [name for name in (primary,) if name in names] + [name for name in names if name != primary]
+    shared = {
+        "task": task,
+        "n": len(answered),
+        "n_planned": n_planned,
+        "parse_failures": sum(sample.parse_failure for sample in answered),
+        "errors": n_planned - len(answered),
+    }
+    if not answered:
+        return [_missing(primary, chance, "no document has a response", shared)]
+    scores = []
+    for name in names:
+        values = [sample.values[name] for sample in answered if name in sample.values]
+        clusters = [sample.cluster for sample in answered if name in sample.values]
+        metric = metrics.get(name)
+        whole = None if all(cluster is None for cluster in clusters) else clusters
+        interval = _interval(metric, name, values, whole, aggregations or {})
+        higher = metric.higher_is_better if metric else (higher_is_better or {}).get(name, True)
+        scores.append(
+            Score(
+                metric=name,
+                value=interval.value,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                chance=chance if name == primary else None,
+                unit=metric.unit if metric else "proportion",
+                higher_is_better=higher,
+                primary=name == primary,
+                method=interval.method,
+                signature=metric.signature() if metric and metric.signature else None,
+                **shared | {"n": interval.n},  # type: ignore[arg-type]
+            )
+        )
+    return scores
+
+
+def _interval(
+    metric: Metric | None, name: str, values: list[Any], clusters: Sequence[Any] | None, aggregations: dict[str, Aggregate]
+) -> stats.Interval:
+    if metric and metric.kind == "corpus":
+        assert metric.combine is not None
+        statistics = metric.prepare(values) if metric.prepare else np.asarray(values, float)
+        return stats.corpus_interval(statistics, metric.combine, clusters)
+    if all(isinstance(value, (bool, int, float)) for value in values):
+        numbers = np.asarray(values, float)
+        if metric.kind == "binary" if metric else bool(np.isin(numbers, (0.0, 1.0)).all()):
+            return stats.proportion_interval(numbers, clusters)
+        return stats.mean_interval(numbers, clusters)
+    if name in aggregations:
+        return stats.Interval(float(aggregations[name](values)), None, None, len(values), "lm-eval's aggregation, no interval")
+    return stats.Interval(None, None, None, len(values), "no aggregation known")
+
+
+def _missing(metric: str, chance: float | None, reason: str, shared: dict[str, Any]) -> Score:
+    known = metrics.get(metric)
+    return Score(
+        metric=metric,
+        value=None,
+        ci_low=None,
+        ci_high=None,
+        chance=chance,
+        unit=known.unit if known else "proportion",
+        higher_is_better=known.higher_is_better if known else True,
+        primary=True,
+        reason=reason,
+        **shared,
+    )

@@ -1,0 +1,104 @@
+"""Prompts as token ids: exactly one BOS where the model was trained with one, and an honest boundary.
+
+A continuation is tokenised together with its context, as the model would see it, and the ids are split after their
+longest common part with the context alone. Trailing spaces of the context belong to the continuation. Where the two
+tokenisations agree up to the boundary (almost always) this is what lm-eval scores, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from estbench.engines.base import Ids
+from estbench.errors import ModelError, PlanError
+
+
+class Tokens:
+    """A checkpoint's tokenizer and chat template."""
+
+    def __init__(self, path: Path, *, trust_remote_code: bool = False) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        except Exception as error:  # the library raises many kinds
+            raise ModelError(f"The tokenizer in {path} can't be loaded: {str(error).splitlines()[0]}") from None
+        plain = self.tokenizer("a", add_special_tokens=False).input_ids
+        special = self.tokenizer("a").input_ids
+        at = next((i for i in range(len(special)) if special[i : i + len(plain)] == plain), 0)
+        self.prefix: list[int] = special[:at]  # what the tokenizer puts in front by itself: the BOS, or nothing
+        self.start: list[int] = self.prefix or [self.bos if self.bos is not None else self.tokenizer.eos_token_id or 0]
+
+    @property
+    def bos(self) -> int | None:
+        value = self.tokenizer.bos_token_id
+        return None if value is None else int(value)
+
+    @property
+    def chat_template(self) -> str | None:
+        template = self.tokenizer.chat_template
+        return template.get("default") if isinstance(template, dict) else template
+
+    def chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+        """The messages as one text, by the model's own template."""
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                )
+            )
+        except Exception as error:  # templates raise what they like
+            raise PlanError(f"The model's chat template refuses these messages: {str(error).splitlines()[0]}") from None
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """Ids of whole texts, with the BOS in front unless the text (a chat template's) already starts with it."""
+        if not texts:
+            return []
+        found = self.tokenizer(list(texts), add_special_tokens=False).input_ids
+        n = len(self.prefix)
+        return [np.array(ids if n and ids[:n] == self.prefix else self.prefix + ids, np.int32) for ids in found]
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
+        """(context, continuation) texts -> (context ids, continuation ids)."""
+        moved = [_move_spaces(context, continuation) for context, continuation in pairs]
+        texts = list(dict.fromkeys(text for context, continuation in moved for text in (context, context + continuation)))
+        ids = dict(zip(texts, self.encode(texts), strict=True))
+        result = []
+        for context, continuation in moved:
+            whole, alone = ids[context + continuation], ids[context]
+            most = min(len(whole), len(alone))
+            differ = np.flatnonzero(whole[:most] != alone[:most])
+            split = int(differ[0]) if len(differ) else most
+            if split == len(whole):
+                raise PlanError(f"The continuation {continuation!r} has no token of its own.")
+            head = whole[:split] if split else np.array(self.start, np.int32)
+            result.append((head, whole[split:]))
+        return result
+
+    def bos_count(self, ids: Ids) -> int:
+        """How often the BOS occurs."""
+        return 0 if self.bos is None else int((ids == self.bos).sum())
+
+    def check_bos(self, ids: Ids) -> None:
+        """Refuse a prompt that starts with two BOS tokens."""
+        if self.bos is not None and len(ids) > 1 and ids[0] == ids[1] == self.bos:
+            raise PlanError("The prompt starts with two BOS tokens: the chat template and the tokenizer both add one.")
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        return str(self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False))
+
+    def pieces(self, ids: Ids) -> list[str]:
+        """The text of each token, for `estbench show`."""
+        return [str(self.tokenizer.decode([int(i)], skip_special_tokens=False)) for i in ids]
+
+
+def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
+    spaces = len(context) - len(context.rstrip())
+    return (context[:-spaces], context[-spaces:] + continuation) if spaces else (context, continuation)

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Compile the pins in requirements/ anew from the ranges in pyproject.toml (make requirements).
+#   dev.txt     what `make test` runs on: the newest versions that fit together
+#   demo.txt    the part of it that `make demo` needs
+#   lowest.txt  the low end of every range; a slow test runs estbench on it
+# torch.txt is written by hand. torch and its CUDA libraries stay out of the others: a site may bring its own.
+set -eu
+uv=${VENV:-.venv}/bin/uv
+
+compile() {
+    file=requirements/$1
+    shift
+    echo 'hatchling>=1.27' | "$uv" pip compile --quiet --no-annotate --no-header --python-version 3.11 --upgrade \
+        "$@" --output-file "$file.new" pyproject.toml -
+    grep -Ev '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==' "$file.new" >"$file"
+    rm "$file.new"
+    echo "$file: $(wc -l <"$file") packages"
+}
+
+compile dev.txt --extra hf --extra dev --constraint requirements/torch.txt
+compile demo.txt --extra hf --constraint requirements/torch.txt --constraint requirements/dev.txt
+compile lowest.txt --extra hf --constraint requirements/torch.txt --resolution lowest-direct

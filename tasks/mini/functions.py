@@ -1,0 +1,46 @@
+"""What the mini tasks' YAML files call: their rows, made by the demo world, and our metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from estbench.metrics.tasks import (
+    bleu_aggregation,
+    chrf_aggregation,
+    exact_results,
+    gec_aggregation,
+    gec_precision_aggregation,
+    gec_recall_aggregation,
+    qa_results,
+    translation_results,
+)
+
+from estbench.demo.follow import follow_results
+
+__all__ = [
+    "bleu_aggregation",
+    "chrf_aggregation",
+    "demo",
+    "exact_results",
+    "follow_results",
+    "gec_aggregation",
+    "gec_precision_aggregation",
+    "gec_recall_aggregation",
+    "qa_results",
+    "translation_exact_results",
+    "translation_results",
+]
+
+
+def demo(task: str, **_: object) -> dict[str, Any]:
+    """The rows of a mini task, as lm-eval's `custom_dataset` wants them: split -> datasets.Dataset."""
+    from datasets import Dataset
+
+    from estbench.demo import rows
+
+    return {split: Dataset.from_list(docs) for split, docs in rows(task).items()}
+
+
+def translation_exact_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
+    """chrF++ and BLEU as everywhere, and whether the translation is the reference: in this world there is one right answer."""
+    return {**translation_results(doc, results), "exact_match": int(results[0].strip() == doc["target"])}

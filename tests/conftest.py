@@ -1,0 +1,201 @@
+"""What every test can rely on: a home of its own, no network, one thread, and the fixtures that several files share.
+
+    home            an empty ESTBENCH_HOME for this test alone (without it: one for the session)
+    mirror          the offline copy of public data sets; the test is skipped where there is none
+    demo_model      the demo checkpoints, made once and kept in $ESTBENCH_TEST_CACHE
+    demo_base_model (~/.cache/estbench-tests)
+    tiny_model      a random Llama with 9,808 parameters, a tokenizer with BOS and a chat template
+    online          the network as it is outside, for tests that install packages
+
+`@pytest.mark.needs("chromium", "psycopg")` names programs or modules that a test can't do without.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CI = os.environ.get("CI", "").lower() in ("1", "true")
+CACHE = Path(os.environ.get("ESTBENCH_TEST_CACHE") or "~/.cache/estbench-tests").expanduser()
+HOME = Path(tempfile.mkdtemp(prefix="estbench-tests-"))
+OUTSIDE = dict(os.environ)  # before the changes below
+
+# Here, and not in a fixture: torch and the Hub's client read them when they are imported. Children inherit them; a
+# proxy that is not there keeps those from the network, as `no_network` keeps this process.
+NO_PROXY = "localhost,127.0.0.1,::1"
+CLOSED = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "all_proxy")}
+os.environ.update(
+    {
+        **{key: value for name, value in CLOSED.items() for key in (name, name.upper())},
+        "no_proxy": NO_PROXY,
+        "NO_PROXY": NO_PROXY,
+        "ESTBENCH_HOME": str(HOME),
+        "HF_HOME": str(HOME / "huggingface"),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+
+
+def needs(*names: str) -> None:
+    """Skip where a program or module is missing; fail in CI, which has to install it."""
+    missing = [name for name in names if not shutil.which(name) and not find_spec(name)]
+    if missing and CI:
+        pytest.fail(f"CI must not skip: .ci/run has to install {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        needs(*mark.args)
+
+
+def pytest_sessionstart() -> None:
+    (CACHE / "models").mkdir(parents=True, exist_ok=True)
+    share_models(HOME)
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+def share_models(home: Path) -> None:
+    """Let a home use the demo models of the cache, so that they are made once and not once a session."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "models").symlink_to(CACHE / "models")
+
+
+class NetworkBlocked(ConnectionRefusedError):
+    """A test tried to reach another machine."""
+
+
+def is_local(host: Any) -> bool:
+    return host in (None, "", "localhost", "::1", b"localhost") or str(host).startswith("127.")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[pytest.MonkeyPatch]:
+    """Only this machine can be reached: loopback and unix sockets."""
+    patch = pytest.MonkeyPatch()
+    resolve = socket.getaddrinfo
+
+    def guarded(connect: Any) -> Any:
+        def check(self: socket.socket, address: Any) -> Any:
+            if self.family != socket.AF_UNIX and not is_local(address[0]):
+                raise NetworkBlocked(f"tests have no network: {address}")
+            return connect(self, address)
+
+        return check
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_local(host):
+            raise socket.gaierror(socket.EAI_NONAME, f"tests have no network: {host}")
+        return resolve(host, *args, **kwargs)
+
+    patch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+    patch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
+    patch.setattr(socket, "getaddrinfo", getaddrinfo)
+    yield patch
+    patch.undo()
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a child that may use the network (installs), with the home of the tests."""
+    environment = {key: value for key, value in OUTSIDE.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    if "PIP_FIND_LINKS" in environment:
+        environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
+    return {**environment, "ESTBENCH_HOME": str(HOME), "HF_HOME": str(HOME / "huggingface"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An ESTBENCH_HOME for this test alone; only the demo models are shared."""
+    path = tmp_path / "home"
+    share_models(path)
+    monkeypatch.setenv("ESTBENCH_HOME", str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The offline copy of public data sets: $ESTBENCH_DATA, or beside the checkout."""
+    path = Path(os.environ.get("ESTBENCH_DATA") or ROOT.parent / "shared" / "data" / "mirror")
+    if not (path / "MANIFEST.sha256").is_file():
+        pytest.skip("needs the offline copy of public data sets (ESTBENCH_DATA)")
+    return path.resolve()
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The demo checkpoint that has learnt Estonian."""
+    from estbench.demo import model_path
+
+    return model_path("demo")
+
+
+@pytest.fixture(scope="session")
+def demo_base_model() -> Path:
+    """The demo checkpoint that has seen English only."""
+    from estbench.demo import model_path
+
+    return model_path("demo-base")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama: 2 layers of width 16, 9,808 parameters, 320 tokens, BOS in front, 512 positions."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    text = ["Õues sajab vihma ja müts läks märjaks.", "Žürii jõi öösel jäätunud šokolaadi.", "The dog sees the house."]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "</s>", "<pad>"]
+    bpe.train_from_iterator(
+        text, trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", bpe.token_to_id("<s>"))]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=512
+    )
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_range=0.3,  # far from uniform, so that choices differ
+        )
+    )
+    path = tmp_path_factory.mktemp("tiny-model")
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
