@@ -16,14 +16,9 @@ export VENV PYTHON VENV_FLAGS
 .PHONY: demo test test-slow test-all check requirements clean
 
 demo: $(VENV)/.demo
-	@$(BIN)/estbench eval model=demo tasks=mini
+	@$(BIN)/estbench eval model=demo tasks=mini output=table
 	@echo
-	@echo 'Next:'
-	@echo '  source $(BIN)/activate'
-	@echo '  estbench eval model=demo-base tasks=mini      the same for a model that has seen no Estonian'
-	@echo '  estbench show task=mini_copa doc=3 model=demo the exact prompt of a document'
-	@echo '  estbench tasks                                what there is to evaluate on'
-	@echo '  estbench eval model=PATH plan=true            what your own checkpoint would need'
+	@echo 'In a new terminal type first: source $(BIN)/activate'
 
 test: $(VENV)/.dev
 	@$(PYTEST) $(ARGS)

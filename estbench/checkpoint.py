@@ -86,7 +86,11 @@ class Checkpoint:
     def max_length(self) -> int | None:
         """Longest sequence in tokens, prompt and answer together."""
         nested = self.config.get("text_config") or {}
-        value = self.config.get("max_position_embeddings") or nested.get("max_position_embeddings") or self.config.get("n_positions")
+        value = (
+            self.config.get("max_position_embeddings")
+            or nested.get("max_position_embeddings")
+            or self.config.get("n_positions")
+        )
         return int(value) if value else None
 
     @property
@@ -138,18 +142,28 @@ def find(model: str, revision: str | None = None, say: Callable[[str], None] | N
     path = Path(model).expanduser()
     if path.is_dir():
         name = path.resolve().name
-        return _opened(path, name if not re.fullmatch(r"(step|checkpoint)[-_]?\d+", name) else f"{path.resolve().parent.name}/{name}")
+        return _opened(
+            path,
+            name if not re.fullmatch(r"(step|checkpoint)[-_]?\d+", name) else f"{path.resolve().parent.name}/{name}",
+        )
     if path.is_file():
         raise ModelError(f"{model} is a file: give the folder that holds config.json and the safetensors.")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith((".", "/", "~")):
         return _from_hub(model, revision)
-    raise ModelError(f"There is no model {model!r}: give a folder, owner/name on the Hub, or one of {', '.join(demo.MODELS)}." + did_you_mean(model, demo.MODELS))
+    raise ModelError(
+        f"There is no model {model!r}: give a folder, owner/name on the Hub, or one of {', '.join(demo.MODELS)}."
+        + did_you_mean(model, demo.MODELS)
+    )
 
 
 def _opened(path: Path, name: str, revision: str | None = None) -> Checkpoint:
     checkpoint = Checkpoint(path, name, revision)
     if not (path / "config.json").exists():
-        adapter = " It is a LoRA adapter: merge it into its base model first." if (path / "adapter_config.json").exists() else ""
+        adapter = (
+            " It is a LoRA adapter: merge it into its base model first."
+            if (path / "adapter_config.json").exists()
+            else ""
+        )
         raise ModelError(f"{path} is no checkpoint: it has no config.json.{adapter}{checkpoint._pickle_hint()}")
     if "model_type" not in checkpoint.config:
         raise ModelError(f"{path}/config.json has no model_type: this is not a transformers checkpoint.")
@@ -162,7 +176,12 @@ def _opened(path: Path, name: str, revision: str | None = None) -> Checkpoint:
 def _from_hub(model: str, revision: str | None) -> Checkpoint:
     """A snapshot of a Hub model; from the local cache when offline."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     at = f"{model} at {revision}" if revision else model
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt"]
@@ -173,7 +192,9 @@ def _from_hub(model: str, revision: str | None) -> Checkpoint:
     except RevisionNotFoundError:
         raise ModelError(f"{model} has no revision {revision!r}.") from None
     except RepositoryNotFoundError:
-        raise ModelError(f"There is no model {model!r}, neither as a folder nor on the Hub (or it is private: set HF_TOKEN).") from None
+        raise ModelError(
+            f"There is no model {model!r}, neither as a folder nor on the Hub (or it is private: set HF_TOKEN)."
+        ) from None
     except (LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise ModelError(
@@ -200,7 +221,9 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
     expected = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     if size != expected:
         what = "truncated" if size < expected else "too long"
-        raise ModelError(f"{file} is {what}: {size:,} bytes where its header promises {expected:,}. Copy or save it again.")
+        raise ModelError(
+            f"{file} is {what}: {size:,} bytes where its header promises {expected:,}. Copy or save it again."
+        )
     return header
 
 

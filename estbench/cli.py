@@ -140,7 +140,12 @@ COMMANDS: dict[str, Command] = {
         "pull model=HUB_ID [tasks=SUITE|a,b] [key=value ...]",
         ("estbench pull model=tartuNLP/Llammas-base tasks=core_base", "estbench pull model=demo tasks=mini"),
     ),
-    "tasks": Command(tasks, TasksSettings, "tasks [task=NAME]", ("estbench tasks", "estbench tasks task=estcopa", "estbench tasks output=json")),
+    "tasks": Command(
+        tasks,
+        TasksSettings,
+        "tasks [task=NAME]",
+        ("estbench tasks", "estbench tasks task=estcopa", "estbench tasks output=json"),
+    ),
     "show": Command(
         show,
         ShowSettings,
@@ -212,7 +217,11 @@ def _verb(words: list[str], verbs: Sequence[str]) -> tuple[str, list[str], list[
 
 
 def _overview() -> str:
-    lines = ["estbench: Estonian language models, made and measured", "", "Commands (estbench COMMAND --help says more):"]
+    lines = [
+        "estbench: Estonian language models, made and measured",
+        "",
+        "Commands (estbench COMMAND --help says more):",
+    ]
     lines += [f"  {name:<8}{_summary(command)}" for name, command in COMMANDS.items()]
     lines += [
         "",

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from estbench import report
-from estbench.errors import ConfigError, EstbenchError, StoreError
+from estbench.errors import ConfigError, StoreError
 from estbench.home import home
 
 if TYPE_CHECKING:
     from estbench.cli import DataSettings, RunsSettings, ShowSettings, TasksSettings
     from estbench.config import EvalSettings
+    from estbench.runs import Run
 
 
 def wants_table(output: str | None) -> bool:
@@ -27,25 +28,32 @@ def wants_table(output: str | None) -> bool:
 def evaluate(settings: EvalSettings) -> int:
     """Run an evaluation, index it, print its scores."""
     from estbench import runner
+    from estbench.database import open_database
 
     job = runner.prepare(settings, report.say)
+    open_database(settings.database).close()  # one that can't be used is found before the work
     with report.ProgressBar() as bar:
         run = runner.evaluate(job, say=report.say, progress=bar)
-    run = _index(run, settings.database)
+    _index(run, settings.database)
     if not wants_table(settings.output):
         print(report.as_json(report.run_json(run)))
         return 0
     model = run.manifest["model"]
     partial = " · [yellow]partial[/yellow]" if run.manifest["partial"] else ""
-    head = f"[bold]{run.manifest['name']}[/bold] · {model['parameters'] / 1e6:,.1f} M parameters · {model['dtype']}{partial}"
+    size = f"{model['parameters'] / 1e6:,.1f} M parameters"
+    head = f"[bold]{run.manifest['name']}[/bold] · {size} · {model['dtype']}{partial}"
     if settings.slice:
-        report.show(head, f"Slice {settings.slice}: `estbench runs import` makes scores of all slices together.", f"Run {run.id} is in {run.path}")
+        report.show(
+            head,
+            f"Slice {settings.slice}: `estbench runs import` makes scores of all slices together.",
+            f"Run {run.id} is in {run.path}",
+        )
         return 0
     report.show(head, report.scores_table(run.scores()), f"Run {run.id} is in {run.path}", _next(run, settings))
     return 0
 
 
-def _next(run: Any, settings: EvalSettings) -> str:
+def _next(run: Run, settings: EvalSettings) -> str:
     other = "demo-base" if settings.model == "demo" else "demo"
     task = run.tasks[0]
     lines = ["[dim]Next:[/dim]", f"  estbench show task={task} doc=3 model={settings.model}"]
@@ -54,16 +62,16 @@ def _next(run: Any, settings: EvalSettings) -> str:
     return "\n".join([*lines, "  estbench runs"])
 
 
-def _index(run: Any, url: str | None) -> Any:
+def _index(run: Run, url: str | None) -> None:
     from estbench.database import index_run, open_database
 
     try:
         with open_database(url) as database:
             index_run(database, run)
-    except EstbenchError as error:
-        report.say(f"estbench: the run is whole in {run.path}, but it is not in the database: {error}")
-        raise
-    return run
+    except StoreError as error:
+        raise StoreError(
+            f"{error} The run itself is whole in {run.path}; `estbench runs rebuild` indexes it later."
+        ) from None
 
 
 def show_plan(settings: EvalSettings) -> int:
@@ -117,7 +125,16 @@ def tasks(settings: TasksSettings) -> int:
         suites = {s.name: {"title": s.title, "form": s.form, "tasks": s.tasks} for s in registry.suites.values()}
         print(report.as_json({"tasks": rows, "suites": suites}))
         return 0
-    columns = {"task": "task", "title": "title", "skill": "skill", "form": "form", "metric": "metric", "chance": ">chance", "shots": ">shots", "suites": "suites"}
+    columns = {
+        "task": "task",
+        "title": "title",
+        "skill": "skill",
+        "form": "form",
+        "metric": "metric",
+        "chance": ">chance",
+        "shots": ">shots",
+        "suites": "suites",
+    }
     report.show(report.rows_table(rows, columns))
     return 0
 
@@ -138,7 +155,9 @@ def runs_list(settings: RunsSettings, paths: list[Path]) -> int:
     if paths:
         raise ConfigError(f"{paths[0]} is one word too many: `estbench runs --help` shows what `runs list` takes.")
     with open_database(settings.database) as database:
-        rows = [asdict(row) for row in queries.runs(database, model=settings.model, task=settings.task, limit=settings.most)]
+        rows = [
+            asdict(row) for row in queries.runs(database, model=settings.model, task=settings.task, limit=settings.most)
+        ]
     if not wants_table(settings.output):
         print(report.as_json(rows))
         return 0
@@ -148,7 +167,11 @@ def runs_list(settings: RunsSettings, paths: list[Path]) -> int:
     for row in rows:
         row["about"] = f"{len(row['tasks'])} tasks{', partial' if row['partial'] else ''}"
         row["created"] = row["created"][:16].replace("T", " ")
-    report.show(report.rows_table(rows, {"id": "run", "name": "name", "created": "created (UTC)", "about": "what", "seconds": ">seconds"}))
+    report.show(
+        report.rows_table(
+            rows, {"id": "run", "name": "name", "created": "created (UTC)", "about": "what", "seconds": ">seconds"}
+        )
+    )
     return 0
 
 
@@ -249,7 +272,9 @@ def _pull(references: Sequence[Any], *, update: bool, into: Path | None = None) 
 
     for reference in references:
         found = data.pull(reference, update=update, into=into)
-        report.say(f"{reference}: {sum(map(len, found.splits.values())):,} rows of commit {found.commit} in {found.origin}")
+        report.say(
+            f"{reference}: {sum(map(len, found.splits.values())):,} rows of commit {found.commit} in {found.origin}"
+        )
 
 
 def data_verify(settings: DataSettings) -> int:

@@ -22,7 +22,9 @@ from estbench.errors import ConfigError, did_you_mean
 T = TypeVar("T")
 
 
-def option(help: str, default: Any = dataclasses.MISSING, *, choices: Sequence[str] = (), least: int | None = None) -> Any:
+def option(
+    help: str, default: Any = dataclasses.MISSING, *, choices: Sequence[str] = (), least: int | None = None
+) -> Any:
     """A field of a settings class: its help text, default, the words it may be, the least number it may be."""
     meta = {"help": help, "choices": tuple(choices), "least": least}
     if default is dict:
@@ -37,7 +39,9 @@ class EvalSettings:
     model: str = option("a checkpoint's folder, owner/name on the Hub, demo or demo-base")
     tasks: str | None = option("suites and tasks, with commas; core for a chat model, core_base otherwise", None)
     engine: str = option("what computes", "hf", choices=("hf",))
-    engine_options: dict[str, str] = option("engine.KEY=VALUE: device, dtype, attention, trust_remote_code", dict)
+    engine_options: dict[str, str] = option(  # noqa: RUF009  a dataclass field
+        "engine.KEY=VALUE: device, dtype, attention, trust_remote_code", dict
+    )
     limit: int | None = option("at most N documents a task, by hash order; the run is marked partial", None, least=1)
     shots: int | None = option("examples in the prompt; each task has its own number", None, least=0)
     seed: int = option("seed of shots and sampling", 1234)
@@ -122,7 +126,9 @@ def _convert(key: str, text: str, hint: Any, meta: Any) -> Any:
             raise ConfigError(f"{key}={text} is too small: at least {meta['least']}.")
         return int(text)
     if meta["choices"] and text not in meta["choices"]:
-        raise ConfigError(f"{key}={text} is not one of {', '.join(meta['choices'])}.{did_you_mean(text, meta['choices'])}")
+        raise ConfigError(
+            f"{key}={text} is not one of {', '.join(meta['choices'])}.{did_you_mean(text, meta['choices'])}"
+        )
     return text
 
 

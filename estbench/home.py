@@ -1,8 +1,8 @@
 """Where estbench keeps things: `$ESTBENCH_HOME`, or `~/.estbench`.
 
-    responses/   what models answered, by fingerprint      runs/    run folders
-    models/      demo models                               data/    offline copies of data sets
-    estbench.db  the index of runs                         fingerprints.json
+responses/   what models answered, by fingerprint      runs/    run folders
+models/      demo models                               data/    offline copies of data sets
+estbench.db  the index of runs                         fingerprints.json
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def home() -> Path:
 
 
 def check_home() -> None:
-    """StoreError if the home can't be written, before anything else is done (a missing home is fine: it is made later)."""
+    """StoreError if the home can't be written (a missing one is fine: it is made later)."""
     path = home()
     while not path.exists() and path != path.parent:
         path = path.parent
@@ -29,7 +29,7 @@ def check_home() -> None:
 
 
 def project_file(name: str) -> Path:
-    """A file or folder that travels with the package (`tasks`, ...): beside the package in a checkout, inside it in a wheel."""
+    """A file or folder that travels with the package: beside it in a checkout, inside it in a wheel."""
     package = Path(__file__).parent
     inside = package / "_files" / name
     return inside if inside.exists() else package.parent / name

@@ -57,7 +57,7 @@ class FileHashes:
         for line in self.store.read_text("utf-8").splitlines() if self.store.exists() else []:
             try:
                 path, stat, value = json.loads(line)
-                self.known[path, tuple(stat)] = value  # type: ignore[index]
+                self.known[path, tuple(stat)] = value
             except (ValueError, TypeError):
                 continue  # the torn last line of a killed process
 

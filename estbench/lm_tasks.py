@@ -51,20 +51,44 @@ class Rendered:
 
 
 class RowsTask(ConfigurableTask):  # type: ignore[misc]
-    """An lm-eval task over rows that are given, not downloaded."""
+    """An lm-eval task over rows that are given, not downloaded. What a row renders to is kept: shots recur."""
 
     def __init__(self, config: dict[str, Any], rows: dict[str, list[Row]]) -> None:
         self.given = rows
+        self.kept: dict[int, dict[Any, Any]] = {}  # id of a row that stays -> (what, template) -> rendered
         super().__init__(config=config)
+        self.docs: list[Row] = [dict(row) for row in self.task_docs]
+        shots = self.sampler.df if hasattr(self, "sampler") else []
+        self.kept = {id(row): {} for row in (*self.docs, *shots)}
 
     def download(self, *_: Any, **__: Any) -> None:
         self.dataset = {split: datasets.Dataset.from_list(rows) for split, rows in self.given.items()}
+
+    def doc_to_text(self, doc: Row, doc_to_text: Any = None) -> Any:
+        return self._once(super().doc_to_text, "text", doc, doc_to_text)
+
+    def doc_to_target(self, doc: Row, doc_to_target: Any = None) -> Any:
+        return self._once(super().doc_to_target, "target", doc, doc_to_target)
+
+    def doc_to_choice(self, doc: Row, doc_to_choice: Any = None) -> Any:
+        return self._once(super().doc_to_choice, "choice", doc, doc_to_choice)
+
+    def _once(self, make: Callable[..., Any], what: str, doc: Row, template: Any) -> Any:
+        kept = self.kept.get(id(doc))
+        if kept is None:
+            return make(doc, template)
+        key = what, template if isinstance(template, str) else id(template)
+        if key not in kept:
+            kept[key] = make(doc, template)
+        return kept[key]
 
 
 class LmTask:
     """A task ready to be rendered and scored. `docs` is what it evaluates, after its own process_docs."""
 
-    def __init__(self, card: registry.Task, *, data_dir: Path | None = None, shots: int | None = None, seed: int = 1234) -> None:
+    def __init__(
+        self, card: registry.Task, *, data_dir: Path | None = None, shots: int | None = None, seed: int = 1234
+    ) -> None:
         self.card = card
         config = load_yaml(card.path, resolve_func=True)
         self.functions = list(_functions(config))
@@ -79,7 +103,7 @@ class LmTask:
             raise PlanError(f"{card.name} ({card.path.name}) does not fit its data: {_brief(error)}") from None
         self.task.set_fewshot_seed(seed)
         self.shots = int(self.task.config.num_fewshot or 0)
-        self.docs: list[Row] = [dict(row) for row in self.task.task_docs]
+        self.docs: list[Row] = self.task.docs
         self.literal = "{{" in json.dumps(self.dataset.splits, ensure_ascii=False, default=str)
 
     @property
@@ -99,7 +123,11 @@ class LmTask:
         through = {"apply_chat_template": chat is not None, "chat_template": template if chat else None}
         try:
             context = self.task.fewshot_context(
-                doc, self.shots, fewshot_as_multiturn=chat is not None, gen_prefix=self.task.doc_to_prefix(doc), **through
+                doc,
+                self.shots,
+                fewshot_as_multiturn=chat is not None,
+                gen_prefix=self.task.doc_to_prefix(doc),
+                **through,
             )
             made = self.task.construct_requests(doc=doc, ctx=context, metadata=(self.card.name, doc_id, 1), **through)
             target = self.task.doc_to_target(doc)
@@ -128,11 +156,15 @@ class LmTask:
                     "stands. A list of templates is not rendered by lm-eval: write doc_to_choice as one template."
                 )
 
-    def results(self, rendered: Sequence[tuple[int, Rendered, list[Response]]]) -> Iterator[tuple[int, dict[str, Any], Any]]:
+    def results(
+        self, rendered: Sequence[tuple[int, Rendered, list[Response]]]
+    ) -> Iterator[tuple[int, dict[str, Any], Any]]:
         """(doc_id, metric -> value, answer) for each answered document, by the task's filters and process_results."""
         for _, doc, responses in rendered:
             for instance, response in zip(doc.instances, responses, strict=True):
-                instance.resps = [(response.logprob, response.greedy) if isinstance(response, Scored) else response.text]
+                instance.resps = [
+                    (response.logprob, response.greedy) if isinstance(response, Scored) else response.text
+                ]
                 instance.filtered_resps = {}
         self.task._instances = [instance for _, doc, _ in rendered for instance in doc.instances]
         self.task.apply_filters()
@@ -140,8 +172,12 @@ class LmTask:
             values: dict[str, Any] = {}
             try:
                 for position, name in enumerate(doc.instances[0].filtered_resps):
-                    found = self.task.process_results(self.docs[doc_id], [i.filtered_resps[name] for i in doc.instances])
-                    values |= {metric if position == 0 else f"{metric},{name}": value for metric, value in found.items()}
+                    found = self.task.process_results(
+                        self.docs[doc_id], [i.filtered_resps[name] for i in doc.instances]
+                    )
+                    values |= {
+                        metric if position == 0 else f"{metric},{name}": value for metric, value in found.items()
+                    }
             except Exception as error:
                 raise TaskError(f"{self.card.name} can't score document {doc_id}: {_brief(error)}") from error
             yield doc_id, {metric: plain(value) for metric, value in values.items()}, _answer(doc, responses)
@@ -150,7 +186,15 @@ class LmTask:
         """Hash of everything that turns responses into scores: configuration, our source, lm-eval's version."""
         config = {
             key: registry.read_yaml(self.card.path).get(key)
-            for key in ("metric_list", "filter_list", "process_results", "doc_to_target", "doc_to_choice", "process_docs", "output_type")
+            for key in (
+                "metric_list",
+                "filter_list",
+                "process_results",
+                "doc_to_target",
+                "doc_to_choice",
+                "process_docs",
+                "output_type",
+            )
         }
         versions = {name: importlib.metadata.version(name) for name in ("lm_eval", "sacrebleu")}
         return identity.digest([config, identity.source_hash(self.functions), versions])

@@ -6,6 +6,7 @@ are put together, and the merged run has the very id that an unsliced run has.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -52,7 +53,11 @@ def _copy(run: Run) -> Run:
 
 def _slices(series: str) -> list[Run]:
     runs = (Run(path.parent) for path in sorted((home() / "runs").glob("*/manifest.json")))
-    found = {run.manifest["slice"]: run for run in runs if run.manifest["slice"] and run.manifest["identity"].get("series") == series}
+    found = {
+        run.manifest["slice"]: run
+        for run in runs
+        if run.manifest["slice"] and run.manifest["identity"].get("series") == series
+    }
     return sorted(found.values(), key=lambda run: int(run.manifest["slice"].partition("/")[0]))
 
 
@@ -64,7 +69,9 @@ def merge(slices: Sequence[Run]) -> Run:
     docs: dict[str, list[PlannedDoc]] = {}
     for task, row in first["tasks"].items():
         docs[task] = sorted((doc for run in slices for doc in run.plan(task)), key=lambda doc: doc.doc_id)
-        samples[task] = sorted((sample for run in slices for sample in run.samples(task)), key=lambda sample: sample.doc_id)
+        samples[task] = sorted(
+            (sample for run in slices for sample in run.samples(task)), key=lambda sample: sample.doc_id
+        )
         truncated = sum(run.manifest["tasks"][task]["truncated"] for run in slices)
         key = identity.plan_key(task, row["form"], bool(truncated), ((doc.doc_hash, doc.asked) for doc in docs[task]))
         tasks[task] = row | {"plan_hash": key, "n_planned": len(docs[task]), "truncated": truncated}
@@ -97,7 +104,7 @@ def merge(slices: Sequence[Run]) -> Run:
         "identity": first["identity"] | {"plan": whole, "result": result},
         "tasks": tasks,
         "settings": settings,
-        "command": " ".join(word for word in first["command"].split(" ") if not word.startswith("slice=")),
+        "command": shlex.join(word for word in shlex.split(first["command"]) if not word.startswith("slice=")),
         "merged_from": [run.id for run in slices],
     }
     write_json(folder / "manifest.json", manifest)

@@ -68,7 +68,14 @@ class Doc:
             requests.append(row)
         prompt = self.rendered.prompt
         return PlannedDoc(
-            self.doc_id, self.hash, prompt, prompt_hash(prompt), self.rendered.target, self.cluster, self.asked, requests
+            self.doc_id,
+            self.hash,
+            prompt,
+            prompt_hash(prompt),
+            self.rendered.target,
+            self.cluster,
+            self.asked,
+            requests,
         )
 
 
@@ -85,7 +92,9 @@ class TaskPlan:
     @property
     def hash(self) -> str:
         """The plan's identity: equal for all models that are asked the same."""
-        return identity.plan_key(self.card.name, self.card.form, bool(self.truncated), ((doc.hash, doc.asked) for doc in self.docs))
+        return identity.plan_key(
+            self.card.name, self.card.form, bool(self.truncated), ((doc.hash, doc.asked) for doc in self.docs)
+        )
 
     def packs(self) -> list[list[tuple[Doc, int]]]:
         """Requests in the batches in which they are computed: (document, index of its request), long ones first.
@@ -143,11 +152,15 @@ def render(card: registry.Task, tokens: Tokens, max_length: int, scope: Scope) -
     for start in range(0, len(chosen), CHUNK):
         ids = chosen[start : start + CHUNK]
         for doc_id, requests in zip(ids, _requests([rendered[i] for i in ids], tokens, scope.seed), strict=True):
-            fitted = [_fit(request, max_length, scope.truncate, card, doc_id, len(tokens.prefix)) for request in requests]
+            fitted = [
+                _fit(request, max_length, scope.truncate, card, doc_id, len(tokens.prefix)) for request in requests
+            ]
             truncated += any(a is not b for a, b in zip(fitted, requests, strict=True))
             tokens.check_bos(fitted[0].prompt)
             cluster = _cluster(card, lm.docs[doc_id])
-            docs.append(Doc(doc_id, hashes[doc_id], hashes[doc_id].partition("-")[0], rendered[doc_id], cluster, fitted))
+            docs.append(
+                Doc(doc_id, hashes[doc_id], hashes[doc_id].partition("-")[0], rendered[doc_id], cluster, fitted)
+            )
     return TaskPlan(card, lm, docs, len(lm.docs), truncated)
 
 
@@ -196,11 +209,14 @@ def _fit(request: Request, most: int, truncate: bool, card: registry.Task, doc_i
     if not truncate:
         answer = f" and {request.decoding.max_new_tokens} for the answer" if request.decoding else ""
         raise PlanError(
-            f"{card.name}, document {doc_id}: the prompt needs {len(request.prompt):,} tokens{answer}, the model's context is {most:,}. "
-            "Use fewer shots (shots=), or truncate=true to cut prompts from the left (that changes scores and is recorded)."
+            f"{card.name}, document {doc_id}: the prompt needs {len(request.prompt):,} tokens{answer}, the model's "
+            f"context is {most:,}. Use fewer shots (shots=), or truncate=true to cut prompts from the left (it changes "
+            "scores and is recorded)."
         )
     if over >= len(request.prompt) - bos:
-        raise PlanError(f"{card.name}, document {doc_id}: the answer alone is longer than the model's context of {most:,} tokens.")
+        raise PlanError(
+            f"{card.name}, document {doc_id}: the answer alone is longer than the model's context of {most:,} tokens."
+        )
     cut = np.concatenate([request.prompt[:bos], request.prompt[bos + over :]])
     return Request(cut, request.continuation, request.decoding)
 

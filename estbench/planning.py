@@ -1,4 +1,4 @@
-"""Looking before leaping: what an eval would do (`plan=true`), what a model would see (`show`), what a task is (`tasks task=`)."""
+"""Looking before leaping: what an eval would do (`plan=true`), what a model sees (`show`), what a task is (`tasks`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from estbench.tokens import Tokens
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-FLOPS = {"cpu": 5e10, "gpu": 1.5e14}  # what one core and one data-centre GPU reach in practice; good to a factor of three
+FLOPS = {
+    "cpu": 5e10,
+    "gpu": 1.5e14,
+}  # what one core and one data-centre GPU reach in practice; good to a factor of three
 OVERHEAD_SECONDS = 10  # imports and loading
 
 
@@ -77,7 +80,8 @@ def _outline_task(plan: TaskPlan, model: Checkpoint, dtype: str) -> dict[str, An
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads") or 1
     per_head = config.get("head_dim") or (config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1))
     cache = widest * 2 * config.get("num_hidden_layers", 0) * heads * per_head * size
-    logits = 4 * config.get("vocab_size", 0) * max(sum(len(d.requests[i].continuation) if d.requests[i].continuation is not None else 1 for d, i in p) for p in packs)
+    positions = max(sum(doc.requests[i].positions for doc, i in pack) for pack in packs)
+    logits = 4 * config.get("vocab_size", 0) * positions
     return {
         "task": plan.card.name,
         "form": plan.card.form,
@@ -101,14 +105,33 @@ def as_text(plan: dict[str, Any]) -> list[Any]:
     if plan["tasks"]:
         rows = [
             row
-            | {"docs": f"{row['docs']:,}", "tokens": f"{row['tokens']:,}", "memory": gigabytes(row["memory_bytes"]), "time": duration(row["seconds"])}
+            | {
+                "docs": f"{row['docs']:,}",
+                "tokens": f"{row['tokens']:,}",
+                "memory": gigabytes(row["memory_bytes"]),
+                "time": duration(row["seconds"]),
+            }
             for row in plan["tasks"]
         ]
         total = plan["total"]
         rows.append(
-            {"task": "all", "docs": f"{total['docs']:,}", "tokens": f"{total['tokens']:,}", "memory": gigabytes(total["memory_bytes"]), "time": duration(total["seconds"])}
+            {
+                "task": "all",
+                "docs": f"{total['docs']:,}",
+                "tokens": f"{total['tokens']:,}",
+                "memory": gigabytes(total["memory_bytes"]),
+                "time": duration(total["seconds"]),
+            }
         )
-        columns = {"task": "task", "form": "form", "docs": ">docs", "shots": ">shots", "requests": ">requests", "tokens": ">tokens at most", "longest": ">longest"}
+        columns = {
+            "task": "task",
+            "form": "form",
+            "docs": ">docs",
+            "shots": ">shots",
+            "requests": ">requests",
+            "tokens": ">tokens at most",
+            "longest": ">longest",
+        }
         columns |= {"memory": ">memory", "time": ">about", "data": "data"}
         parts.append(report.rows_table(rows, columns))
     if plan["missing"]:
@@ -132,7 +155,9 @@ def prompt(settings: ShowSettings) -> dict[str, Any]:
         model = checkpoint.find(settings.model)
         tokens = Tokens(model.path)
         if card.form == "chat" and not tokens.chat_template:
-            raise ModelError(f"{card.name} is in chat form and {model.name} has no chat template: choose a completion task.")
+            raise ModelError(
+                f"{card.name} is in chat form and {model.name} has no chat template: choose a completion task."
+            )
     lm = LmTask(card, data_dir=folder, shots=settings.shots, seed=settings.seed)
     if settings.doc >= len(lm.docs):
         raise ConfigError(f"{card.name} has {len(lm.docs):,} documents: doc= goes from 0 to {len(lm.docs) - 1}.")
@@ -144,7 +169,11 @@ def prompt(settings: ShowSettings) -> dict[str, Any]:
         "task": card.name,
         "doc": settings.doc,
         "form": card.form,
-        "template": "the model's chat template" if chat else "none (the text below is what is sent)" if card.form == "completion" else "chat messages; give model= to see its template",
+        "template": "the model's chat template"
+        if chat
+        else "none (the text below is what is sent)"
+        if card.form == "completion"
+        else "chat messages; give model= to see its template",
         "shots": lm.shots,
         "prompt": rendered.prompt,
         "continuations": [continuation for _, continuation in rendered.pairs],
@@ -171,14 +200,25 @@ def _ids(view: dict[str, Any], pairs: list[tuple[str, str]], tokens: Tokens) -> 
 def prompt_text(view: dict[str, Any]) -> str:
     """The prompt for a terminal: plain text, so that nothing in it is taken for markup."""
     rule = "─" * 72
-    lines = [f"{view['task']} · document {view['doc']} · {view['shots']} shots · template: {view['template']}", rule, view["prompt"], rule]
+    lines = [
+        f"{view['task']} · document {view['doc']} · {view['shots']} shots · template: {view['template']}",
+        rule,
+        view["prompt"],
+        rule,
+    ]
     if view["continuations"]:
         lines += ["continuations:", *(f"  {text!r}" for text in view["continuations"])]
     lines.append(f"target: {view['target']!r}")
     if view["max_new_tokens"]:
-        lines.append(f"stops: {', '.join(map(repr, view['stops'])) or 'end token only'}, at most {view['max_new_tokens']} tokens")
+        lines.append(
+            f"stops: {', '.join(map(repr, view['stops'])) or 'end token only'}, at most {view['max_new_tokens']} tokens"
+        )
     if "prompt_ids" in view:
-        lines += [f"tokens: {view['tokens']}, BOS: {view['bos']}", " ".join(map(str, view["prompt_ids"])), "│".join(view["pieces"])]
+        lines += [
+            f"tokens: {view['tokens']}, BOS: {view['bos']}",
+            " ".join(map(str, view["prompt_ids"])),
+            "│".join(view["pieces"]),
+        ]
         lines += [f"continuation ids: {ids}" for ids in view["continuation_ids"]]
     return "\n".join(lines)
 
@@ -204,8 +244,15 @@ def card_text(row: dict[str, Any]) -> list[Any]:
     from estbench import report
 
     title = row.get("title") or {}
-    rows = [{"key": key, "value": escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))} for key, value in row.items() if key != "title"]
-    return [f"[bold]{title.get('et', row['task'])}[/bold] ({title.get('en', '')})", report.rows_table(rows, {"key": "", "value": ""})]
+    rows = [
+        {"key": key, "value": escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))}
+        for key, value in row.items()
+        if key != "title"
+    ]
+    return [
+        f"[bold]{title.get('et', row['task'])}[/bold] ({title.get('en', '')})",
+        report.rows_table(rows, {"key": "", "value": ""}),
+    ]
 
 
 def escape(text: str) -> str:

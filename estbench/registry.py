@@ -1,8 +1,8 @@
 """Finds tasks and suites. Reads only YAML, so that `estbench tasks` is instant.
 
-    registry = Registry()
-    registry.task("estcopa").title["et"]
-    registry.select("core")  # -> Selection: tasks in order, and the form their suite asks for
+registry = Registry()
+registry.task("estcopa").title["et"]
+registry.select("core")  # -> Selection: tasks in order, and the form their suite asks for
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Task:
     def dataset(self) -> tuple[str, str | None] | None:
         """Hub id and config of the data, or None for a task that makes its own."""
         path = self.config.get("dataset_path")
-        return None if path is None or self.config.get("custom_dataset") else (str(path), self.config.get("dataset_name"))
+        return (
+            None if path is None or self.config.get("custom_dataset") else (str(path), self.config.get("dataset_name"))
+        )
 
     @property
     def splits(self) -> list[str]:
@@ -122,14 +124,16 @@ class Registry:
     def task(self, name: str) -> Task:
         """The task of that name; ConfigError with the nearest names if there is none."""
         if name not in self.tasks:
-            raise ConfigError(f"There is no task {name!r}.{did_you_mean(name, [*self.tasks, *self.suites])} `estbench tasks` lists them.")
+            raise self._unknown("task", name)
         return self.tasks[name]
 
     def select(self, names: str | list[str]) -> Selection:
         """Tasks for `tasks=`: names of suites and tasks, separated by commas."""
         wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names) if name.strip()]
         if not wanted:
-            raise ConfigError("tasks= names nothing: give suites or tasks, separated by commas. `estbench tasks` lists them.")
+            raise ConfigError(
+                "tasks= names nothing: give suites or tasks, separated by commas. `estbench tasks` lists them."
+            )
         chosen: dict[str, Task] = {}
         suites = []
         for name in wanted:
@@ -139,10 +143,12 @@ class Registry:
             elif name in self.tasks:
                 chosen[name] = self.tasks[name]
             else:
-                raise ConfigError(
-                    f"There is no task or suite {name!r}.{did_you_mean(name, [*self.tasks, *self.suites])} `estbench tasks` lists them."
-                )
+                raise self._unknown("task or suite", name)
         return Selection(list(chosen.values()), suites)
+
+    def _unknown(self, what: str, name: str) -> ConfigError:
+        hint = did_you_mean(name, [*self.tasks, *self.suites])
+        return ConfigError(f"There is no {what} {name!r}.{hint} `estbench tasks` lists them.")
 
     def _files(self) -> Iterator[Path]:
         if not self.folder.is_dir():
@@ -160,7 +166,7 @@ _Loader.add_constructor("!function", lambda loader, node: loader.construct_scala
 def read_yaml(path: Path) -> dict[str, Any]:
     """A task file with its `include`s merged in, as lm-eval merges them; no function is imported."""
     try:
-        config = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506  a safe loader
+        config = yaml.load(path.read_text("utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing.") from None
     except yaml.YAMLError as error:

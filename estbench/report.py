@@ -22,7 +22,9 @@ def as_json(value: Any) -> str:
 def run_json(run: Run) -> dict[str, Any]:
     """A run as `output=json` prints it."""
     manifest = run.manifest
-    model = {key: manifest["model"][key] for key in ("name", "path", "revision", "parameters", "dtype")} | {"label": manifest["name"]}
+    model = {key: manifest["model"][key] for key in ("name", "path", "revision", "parameters", "dtype")} | {
+        "label": manifest["name"]
+    }
     return {
         "run": run.id,
         "model": model,
@@ -49,13 +51,17 @@ def scores_table(scores: Sequence[Score]) -> Table:
         low, high = (number(end, score.unit) for end in (score.ci_low, score.ci_high))
         interval = f"{low:>5} … {high}" if score.ci_low is not None else score.reason or score.method
         value = number(score.value, score.unit)
-        at_chance = score.primary and score.chance is not None and score.ci_low is not None and score.ci_low <= score.chance
+        at_chance = (
+            score.primary and score.chance is not None and score.ci_low is not None and score.ci_low <= score.chance
+        )
         table.add_row(
             score.task if score.task != before else "",
             score.metric,
             f"[bold]{value}[/bold]" if score.primary else f"[dim]{value}[/dim]",
             interval if score.primary else f"[dim]{interval}[/dim]",
-            "" if score.chance is None else number(score.chance, score.unit) + (" [yellow]![/yellow]" if at_chance else ""),
+            ""
+            if score.chance is None
+            else number(score.chance, score.unit) + (" [yellow]![/yellow]" if at_chance else ""),
             f"{score.n:,}" if score.n == score.n_planned else f"{score.n:,} of {score.n_planned:,}",
             _count(score.parse_failures),
             _count(score.errors),
@@ -93,7 +99,14 @@ class ProgressBar:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self.bar = Progress(
             TextColumn("{task.description:<24}"),
@@ -119,7 +132,9 @@ class ProgressBar:
         if task not in self.shown:
             self.shown[task] = self.bar.add_task(task, total=max(total, 1), rate="")
         speed = self.bar.tasks[self.bar.task_ids.index(self.shown[task])].speed
-        self.bar.update(self.shown[task], completed=done if total else 1, rate=f"{speed:,.0f} tokens/s" if speed else "")
+        self.bar.update(
+            self.shown[task], completed=done if total else 1, rate=f"{speed:,.0f} tokens/s" if speed else ""
+        )
 
 
 def _table(*headings: str) -> Table:

@@ -131,5 +131,6 @@ class ResponseStore:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         cure = "free some space" if full else "set ESTBENCH_HOME to a folder that can be written"
         return StoreError(
-            f"{self.folder} can't be written ({error.strerror}): {cure} and run the same command again; what is stored is kept."
+            f"{self.folder} can't be written ({error.strerror}): {cure} and run the same command again; "
+            "what is stored is kept."
         )

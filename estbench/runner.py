@@ -10,27 +10,23 @@ forwarded. A response is on disk before it counts as done.
 from __future__ import annotations
 
 import errno
-import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import estbench
-from estbench import checkpoint, data, identity, registry
+from estbench import checkpoint, data, identity, manifests, registry
 from estbench.checkpoint import Checkpoint
 from estbench.config import EvalSettings
-from estbench.engines.base import Engine, Request, Response
+from estbench.engines.base import Engine, Request, Response, to_record
 from estbench.errors import ConfigError, DataError, ModelError, StoreError, UserError, did_you_mean
 from estbench.home import check_home, home
-from estbench.plan import Doc, Scope, TaskPlan, render
+from estbench.plan import Doc, Scope, TaskPlan, prompt_hash, render
 from estbench.responses import ResponseStore
-from estbench.runs import SCHEMA, Run, Sample, Score, file_name, write_json, write_lines
+from estbench.runs import Run, Sample, Score, file_name, write_json, write_lines
 from estbench.scoring import PARSE_FAILURE, score_task
 from estbench.tokens import Tokens
 
@@ -75,14 +71,17 @@ def missing_parts(cards: Sequence[registry.Task], model: Checkpoint, data_dir: P
         references = data.references([card])
         if card.form == "chat" and not model.has_chat_template:
             lacking[card.name] = ModelError(
-                f"{model.name} has no chat template: use the completion form (tasks=core_base), or save the tokenizer with its template."
+                f"{model.name} has no chat template: use the completion form (tasks=core_base), or save the tokenizer "
+                "with its template."
             )
         elif references and (reason := data.missing(references[0], card.splits, data=data_dir)):
             lacking[card.name] = DataError(f"{reason}.")
     return lacking
 
 
-def _fetch_missing(cards: Sequence[registry.Task], model: Checkpoint, data_dir: Path | None, say: Say) -> dict[str, UserError]:
+def _fetch_missing(
+    cards: Sequence[registry.Task], model: Checkpoint, data_dir: Path | None, say: Say
+) -> dict[str, UserError]:
     """Like `missing_parts`, after trying to fetch data that is not here."""
     lacking = missing_parts(cards, model, data_dir)
     for card in cards:
@@ -109,7 +108,8 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
     model = checkpoint.find(settings.model, settings.revision, say)
     chosen = choose(settings, model)
     if settings.tasks is None:
-        say(f"tasks={chosen.suites[0]}, since {model.name} has {'a' if model.has_chat_template else 'no'} chat template.")
+        has = "a" if model.has_chat_template else "no"
+        say(f"tasks={chosen.suites[0]}, since {model.name} has {has} chat template.")
     lacking = _fetch_missing(chosen.tasks, model, data_dir, say)
     if lacking and settings.missing == "stop":
         name, error = next(iter(lacking.items()))
@@ -123,9 +123,14 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
     engine = _engine(model, tokens, options, trust)
     scope = Scope(settings.limit, slice_of, settings.shots, settings.seed, data_dir, settings.truncate)
     if model.has_chat_template and any(card.form == "completion" for card in cards) and settings.tasks:
-        say(f"{model.name} has a chat template, and completion tasks don't use it: scores are not comparable with the chat form's.")
+        say(
+            f"{model.name} has a chat template, and completion tasks don't use it: scores are not comparable with the "
+            "chat form's."
+        )
     plans = [render(card, tokens, engine.max_length, scope) for card in cards]
-    return Job(settings, model, tokens, engine, plans, chosen.suites, {name: str(error) for name, error in lacking.items()})
+    return Job(
+        settings, model, tokens, engine, plans, chosen.suites, {name: str(error) for name, error in lacking.items()}
+    )
 
 
 def _check_engine_options(options: dict[str, str]) -> None:
@@ -172,7 +177,7 @@ def _answer(job: Job, store: ResponseStore, say: Say, progress: Progress) -> dic
     if have:
         say(f"{len(have):,} of {len(wanted):,} responses are stored already.")
     for plan in job.plans:
-        packs = [pack for pack in map(lambda p: _open_requests(p, have), plan.packs()) if pack]
+        packs = [pack for members in plan.packs() if (pack := _open_requests(members, have))]
         total, done = sum(r.tokens for pack in packs for r in pack.values()), 0
         progress(plan.card.name, 0, total)
         for pack in packs:
@@ -211,15 +216,14 @@ def _score(job: Job, plan: TaskPlan, responses: dict[str, Response]) -> TaskResu
     samples = []
     for doc_id, values, answer in plan.lm.results(answered):
         doc = by_id[doc_id]
-        record = doc.record()
         samples.append(
             Sample(
                 task=plan.card.name,
                 doc_id=doc_id,
                 doc_hash=doc.hash,
-                prompt_hash=record.prompt_hash,
+                prompt_hash=prompt_hash(doc.rendered.prompt),
                 cluster=doc.cluster,
-                target=record.target,
+                target=doc.rendered.target,
                 answer=answer,
                 values={name: value for name, value in values.items() if name != PARSE_FAILURE},
                 key=identity.sample_key(doc.keys, doc.row, scorer),
@@ -246,10 +250,9 @@ def _scores(plan: TaskPlan, samples: list[Sample]) -> list[Score]:
 
 def _write(job: Job, results: list[TaskResult], responses: dict[str, Response], begun: float) -> Run:
     """The run folder: every file atomically, the manifest last."""
-    tasks = {result.plan.card.name: _task_manifest(result) for result in results}
+    tasks = {result.plan.card.name: manifests.of_task(result.plan, result.scorer) for result in results}
     whole = identity.digest({name: row["plan_hash"] for name, row in tasks.items()})
     result_id = identity.result_key(whole, (sample.key for result in results for sample in result.samples))
-    name = job.settings.name or job.checkpoint.name
     run_id = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', job.checkpoint.name).strip('-').lower()}-{result_id[:12]}"
     folder = home() / "runs" / run_id
     for result in results:
@@ -260,113 +263,21 @@ def _write(job: Job, results: list[TaskResult], responses: dict[str, Response], 
     scores = [asdict(score) for result in results for score in result.scores]
     scores += [_skipped(card, reason) for card, reason in job.skipped.items()] if not job.settings.slice else []
     write_json(folder / "scores.json", scores)
-    manifest = {
-        "schema": SCHEMA,
-        "run": run_id,
-        "name": name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - begun, 1),
-        "partial": job.settings.limit is not None or job.settings.slice is not None,
-        "slice": job.settings.slice,
-        "model": _model_manifest(job),
-        "engine": job.fingerprint["engine"],
-        "identity": {"response": job.response_id, "plan": whole, "result": result_id, "series": _series(job, tasks)},
-        "suites": job.suites,
-        "tasks": tasks,
-        "skipped": job.skipped,
-        "settings": {key: value for key, value in asdict(job.settings).items() if value not in (None, {}, False)},
-        "command": command(job.settings),
-        "versions": _versions(),
-        "host": {"machine": platform.machine(), "system": platform.system()},
-    }
+    identities = {"response": job.response_id, "plan": whole, "result": result_id}
+    manifest = manifests.of_run(job, tasks, identities) | {"run": run_id, "seconds": round(time.monotonic() - begun, 1)}
     write_json(folder / "manifest.json", manifest)
     return Run(folder)
-
-
-def _series(job: Job, tasks: dict[str, Any]) -> str:
-    """What slices of one evaluation have in common."""
-    per_task = {name: [row["scorer"], row["data"]["hash"], row["shots"], row["n_docs"]] for name, row in tasks.items()}
-    return identity.digest([job.response_id, per_task, job.settings.seed, job.settings.limit, job.settings.truncate])
-
-
-def _task_manifest(result: TaskResult) -> dict[str, Any]:
-    plan, card = result.plan, result.plan.card
-    dataset = plan.lm.dataset
-    return {
-        "title": card.title,
-        "skill": card.metadata.get("skill"),
-        "form": card.form,
-        "language": card.metadata.get("language"),
-        "licence": card.metadata.get("licence"),
-        "chance": card.chance,
-        "primary": card.primary,
-        "higher_is_better": plan.lm.task.higher_is_better(),
-        "cluster": card.metadata.get("cluster"),
-        "publish_items": card.metadata.get("publish_items", False),
-        "data": {
-            "path": dataset.ref.path,
-            "config": dataset.ref.config,
-            "commit": dataset.commit,
-            "origin": dataset.origin,
-            "matches_lock": dataset.matches_lock,
-            "hash": dataset.hash,
-        },
-        "scorer": result.scorer,
-        "shots": plan.lm.shots,
-        "truncated": plan.truncated,
-        "plan_hash": plan.hash,
-        "n_docs": plan.n_docs,
-        "n_planned": len(plan.docs),
-    }
-
-
-def _model_manifest(job: Job) -> dict[str, Any]:
-    model, template = job.checkpoint, job.tokens.chat_template
-    return {
-        "name": model.name,
-        "path": str(model.path.resolve()),
-        "revision": model.revision,
-        "fingerprint": job.fingerprint["model"],
-        "parameters": model.parameters,
-        "bytes": model.bytes,
-        "type": model.config.get("model_type"),
-        "dtype": job.engine.fingerprint().get("dtype"),
-        "max_length": job.engine.max_length,
-        "chat_template": identity.digest(template) if template else None,
-        "bos": "added by the tokenizer" if job.tokens.prefix else "none",
-    }
 
 
 def _response_rows(plan: TaskPlan, responses: dict[str, Response]) -> Iterator[dict[str, Any]]:
     for doc in plan.docs:
         for index, key in enumerate(doc.keys):
-            yield {"doc_id": doc.doc_id, "index": index, "key": key} | asdict(responses[key])
+            yield {"doc_id": doc.doc_id, "index": index, "key": key} | to_record(responses[key])
 
 
 def _skipped(name: str, reason: str) -> dict[str, Any]:
     card = registry.Registry().task(name)
     return asdict(score_task(name, [], primary=card.primary, chance=card.chance, n_planned=0)[0]) | {"reason": reason}
-
-
-def command(settings: EvalSettings) -> str:
-    """The command line that makes this run again."""
-    words = ["estbench eval"]
-    for key, value in asdict(settings).items():
-        if key == "engine_options":
-            words += [f"engine.{name}={part}" for name, part in value.items()]
-        elif value not in (None, False) and key not in ("output", "database", "plan") and value != getattr(EvalSettings, key, None):
-            words.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
-    return " ".join(f"'{word}'" if " " in word and not word.startswith("estbench") else word for word in words)
-
-
-def _versions() -> dict[str, str]:
-    found = {"estbench": estbench.__version__, "python": platform.python_version()}
-    for name in ("lm_eval", "torch", "transformers", "tokenizers", "datasets", "sacrebleu", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @contextmanager
@@ -378,6 +289,6 @@ def _disk_errors() -> Iterator[None]:
             raise
         where = error.filename or home()
         raise StoreError(
-            f"{where} can't be written ({error.strerror}): free some space or set ESTBENCH_HOME to a folder that can be written, "
-            "and run the same command again; what is stored is kept."
+            f"{where} can't be written ({error.strerror}): free some space, or set ESTBENCH_HOME to a folder that can "
+            "be written, and run the same command again; what is stored is kept."
         ) from None

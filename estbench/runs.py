@@ -87,11 +87,14 @@ class Run:
         try:
             self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text("utf-8"))
         except FileNotFoundError:
-            raise StoreError(f"{path} is no run folder: it has no manifest.json (an unfinished run has none yet).") from None
+            raise StoreError(
+                f"{path} is no run folder: it has no manifest.json (an unfinished run has none yet)."
+            ) from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}/manifest.json can't be read: {error}.") from None
         if self.manifest.get("schema", 0) > SCHEMA:
-            raise StoreError(f"{path} was written by a newer estbench (schema {self.manifest['schema']}, this one reads {SCHEMA}): update estbench.")
+            newer = f"schema {self.manifest['schema']}, this one reads {SCHEMA}"
+            raise StoreError(f"{path} was written by a newer estbench ({newer}): update estbench.")
 
     @property
     def id(self) -> str:
@@ -131,15 +134,25 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             for line in lines:
                 yield json.loads(line)
     except (OSError, EOFError, ValueError) as error:
-        raise StoreError(f"{path} can't be read: {error}. Run the same `estbench eval` again to write it anew.") from None
+        raise StoreError(
+            f"{path} can't be read: {error}. Run the same `estbench eval` again to write it anew."
+        ) from None
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
     """Write records (dataclasses or dicts) as gzipped JSON lines, atomically and with equal bytes for equal rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary, open(temporary, "wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=5) as packed:
+    with (
+        atomic(path) as temporary,
+        open(temporary, "wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=3) as packed,
+    ):
         for row in rows:
-            record = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)} if dataclasses.is_dataclass(row) else row
+            record = (
+                {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}
+                if dataclasses.is_dataclass(row)
+                else row
+            )
             packed.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
 
 

@@ -70,7 +70,11 @@ def score_task(
 
 
 def _interval(
-    metric: Metric | None, name: str, values: list[Any], clusters: Sequence[Any] | None, aggregations: dict[str, Aggregate]
+    metric: Metric | None,
+    name: str,
+    values: list[Any],
+    clusters: Sequence[Any] | None,
+    aggregations: dict[str, Aggregate],
 ) -> stats.Interval:
     if metric and metric.kind == "corpus":
         assert metric.combine is not None
@@ -82,7 +86,9 @@ def _interval(
             return stats.proportion_interval(numbers, clusters)
         return stats.mean_interval(numbers, clusters)
     if name in aggregations:
-        return stats.Interval(float(aggregations[name](values)), None, None, len(values), "lm-eval's aggregation, no interval")
+        return stats.Interval(
+            float(aggregations[name](values)), None, None, len(values), "lm-eval's aggregation, no interval"
+        )
     return stats.Interval(None, None, None, len(values), "no aggregation known")
 
 

@@ -68,7 +68,9 @@ class Tokens:
     def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
         """(context, continuation) texts -> (context ids, continuation ids)."""
         moved = [_move_spaces(context, continuation) for context, continuation in pairs]
-        texts = list(dict.fromkeys(text for context, continuation in moved for text in (context, context + continuation)))
+        texts = list(
+            dict.fromkeys(text for context, continuation in moved for text in (context, context + continuation))
+        )
         ids = dict(zip(texts, self.encode(texts), strict=True))
         result = []
         for context, continuation in moved:

@@ -1,8 +1,8 @@
 """Run folders, databases and processes for the tests of the database.
 
-    run = make_run(tmp_path / "runs", run="a", tasks={"copa": choice_docs(8)})
-    @pytest.fixture(params=ENGINES)
-    def url(request, tmp_path): yield from fresh_url(request.param, tmp_path)
+run = make_run(tmp_path / "runs", run="a", tasks={"copa": choice_docs(8)})
+@pytest.fixture(params=ENGINES)
+def url(request, tmp_path): yield from fresh_url(request.param, tmp_path)
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ def make_run(root: Path, *, run: str, tasks: dict[str, list[FakeDoc]], model: st
     for task, docs in tasks.items():
         file = f"{file_name(task)}.jsonl.gz"
         samples = [_sample(task, i, doc) for i, doc in enumerate(docs)]
-        plan = [PlannedDoc(s.doc_id, s.doc_hash, d.prompt, s.prompt_hash, s.target, s.cluster, d.asked) for s, d in zip(samples, docs, strict=True)]
+        plan = [
+            PlannedDoc(s.doc_id, s.doc_hash, d.prompt, s.prompt_hash, s.target, s.cluster, d.asked)
+            for s, d in zip(samples, docs, strict=True)
+        ]
         answers = [
             {"doc_id": i, "index": j, "key": f"{i:016x}{j:016x}"} | response
             for i, doc in enumerate(docs)
@@ -119,7 +122,13 @@ def make_run(root: Path, *, run: str, tasks: dict[str, list[FakeDoc]], model: st
         "seconds": 12.5,
         "partial": False,
         "slice": None,
-        "model": {"name": model, "path": f"/models/{model}", "fingerprint": f"{model}-weights", "parameters": 465_000, "bytes": 930_000},
+        "model": {
+            "name": model,
+            "path": f"/models/{model}",
+            "fingerprint": f"{model}-weights",
+            "parameters": 465_000,
+            "bytes": 930_000,
+        },
         "engine": {"engine": "hf", "dtype": "float32"},
         "identity": {"response": f"{model}-response", "plan": "plan", "result": f"{run}-result"},
         "suites": ["mini"],
@@ -156,9 +165,26 @@ def _scores(task: str, docs: list[FakeDoc]) -> list[Score]:
     scores = []
     for metric in metrics:
         values = [doc.values[metric] for doc in docs if metric in doc.values]
-        mean = sum(map(float, values)) / len(values) if all(isinstance(value, int | float) for value in values) else 41.5
+        mean = (
+            sum(map(float, values)) / len(values) if all(isinstance(value, int | float) for value in values) else 41.5
+        )
         scores.append(
-            Score(task, metric, mean, mean - 0.1, mean + 0.1, len(values), len(docs), 0.5, 0, 0, "proportion", True, metric == metrics[0], "made up")
+            Score(
+                task,
+                metric,
+                mean,
+                mean - 0.1,
+                mean + 0.1,
+                len(values),
+                len(docs),
+                0.5,
+                0,
+                0,
+                "proportion",
+                True,
+                metric == metrics[0],
+                "made up",
+            )
         )
     return scores
 
@@ -223,7 +249,9 @@ def dump(database: Database) -> dict[str, list[dict[str, Any]]]:
     """All rows of all tables, in the order of their keys."""
     with database.read() as connection:
         return {
-            table.name: [dict(row._mapping) for row in connection.execute(sa.select(table).order_by(*table.primary_key))]
+            table.name: [
+                dict(row._mapping) for row in connection.execute(sa.select(table).order_by(*table.primary_key))
+            ]
             for table in schema.metadata.sorted_tables
         }
 
@@ -234,7 +262,10 @@ def insert_rows(connection: sa.Connection, rows: dict[str, list[dict[str, Any]]]
     tables.reflect(connection)
     for table in tables.sorted_tables:
         for row in rows.get(table.name, []):
-            plain = {name: bytes.fromhex(value["hex"]) if isinstance(value, dict) and set(value) == {"hex"} else value for name, value in row.items()}
+            plain = {
+                name: bytes.fromhex(value["hex"]) if isinstance(value, dict) and set(value) == {"hex"} else value
+                for name, value in row.items()
+            }
             connection.execute(sa.insert(table).values(plain))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,9 @@ def test_a_file_holds_engine_options_as_a_mapping(tmp_path: Path) -> None:
     assert read(f"@{file}", "model=demo").engine_options == {"dtype": "float32"}
 
 
-@pytest.mark.parametrize(("content", "message"), [("- 1", "keys and values"), ("a: [", "not valid YAML"), ("limt: 3", "limit")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("- 1", "keys and values"), ("a: [", "not valid YAML"), ("limt: 3", "limit")]
+)
 def test_a_wrong_file_is_named(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(content)
@@ -77,13 +80,11 @@ def test_a_wrong_file_is_named(tmp_path: Path, content: str, message: str) -> No
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere.yaml can't be read"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml can't be read"):
         read(f"@{tmp_path}/nowhere.yaml", "model=demo")
 
 
 @given(st.lists(st.text(max_size=30), max_size=5))
 def test_any_words_give_settings_or_one_line(words: list[str]) -> None:
-    try:
-        read(*[word for word in words if not word.startswith("@")])
-    except ConfigError as error:
-        assert str(error)
+    with contextlib.suppress(ConfigError):
+        assert read(*[word for word in words if not word.startswith("@")]).model

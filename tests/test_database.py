@@ -41,7 +41,9 @@ def three_runs(tmp_path: Path) -> list[Run]:
     return [
         make_run(tmp_path / "runs", run="demo-1", tasks=tasks, created="2026-11-18T10:00:00+00:00"),
         make_run(tmp_path / "runs", run="base-1", tasks=other, model="demo-base", created="2026-11-19T10:00:00+02:00"),
-        make_run(tmp_path / "runs", run="demo-2", tasks={"copa": choice_docs(4)}, created="2026-11-20T10:00:00", name="öö"),
+        make_run(
+            tmp_path / "runs", run="demo-2", tasks={"copa": choice_docs(4)}, created="2026-11-20T10:00:00", name="öö"
+        ),
     ]
 
 
@@ -353,7 +355,10 @@ def test_a_pair_counts_docs_that_were_asked_in_other_words(database: Database, t
 
 def test_runs_that_share_no_doc_make_an_empty_pair(database: Database, tmp_path: Path) -> None:
     index_run(database, make_run(tmp_path, run="a", tasks={"copa": text_docs(3)}))
-    index_run(database, make_run(tmp_path, run="b", tasks={"copa": [replace(d, row=f"{i}") for i, d in enumerate(text_docs(4))]}))
+    index_run(
+        database,
+        make_run(tmp_path, run="b", tasks={"copa": [replace(d, row=f"{i}") for i, d in enumerate(text_docs(4))]}),
+    )
     pair = queries.pair(database, "a", "b", "copa", "chrf")
     assert (pair.docs, pair.a.shape, pair.b.shape, pair.only_a, pair.only_b) == ((), (0, 4), (0, 4), 3, 4)
 
@@ -362,7 +367,9 @@ def test_every_sample_is_as_in_the_folder_with_its_responses_and_prompt(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "BLOCK", 4)  # several blocks, the last one not full
-    run = make_run(tmp_path, run="a", tasks={"copa": choice_docs(15, seed=1, clusters=2), "lm_eval/translate": text_docs(5)})
+    run = make_run(
+        tmp_path, run="a", tasks={"copa": choice_docs(15, seed=1, clusters=2), "lm_eval/translate": text_docs(5)}
+    )
     index_run(database, run)
     for task in run.tasks:
         prompts = {doc.doc_hash: doc.prompt for doc in run.plan(task)}
@@ -370,13 +377,18 @@ def test_every_sample_is_as_in_the_folder_with_its_responses_and_prompt(
             stored = queries.sample(database, "a", task, sample.doc_hash)
             assert stored.sample == sample
             answers = [r for r in run.responses(task) if r["doc_id"] == sample.doc_id]
-            assert [{"doc_id": sample.doc_id, "key": answer["key"]} | kept for answer, kept in zip(answers, stored.responses, strict=True)] == answers
+            assert [
+                {"doc_id": sample.doc_id, "key": answer["key"]} | kept
+                for answer, kept in zip(answers, stored.responses, strict=True)
+            ] == answers
             assert queries.prompt(database, sample.prompt_hash) == prompts[sample.doc_hash]
 
 
 def test_outside_text_comes_back_as_it_was(database: Database, tmp_path: Path) -> None:
     wild = "nul \x00, quote ' \" -- ; DROP TABLE runs, <script>, õäöüšž, 🦉, rtl \u202e, bidi"
-    doc = FakeDoc({"acc": 1}, answer=wild, target=[wild], responses=[{"text": wild}], prompt=wild, cluster=wild, asked=wild)
+    doc = FakeDoc(
+        {"acc": 1}, answer=wild, target=[wild], responses=[{"text": wild}], prompt=wild, cluster=wild, asked=wild
+    )
     odd = "x'); DROP TABLE runs; -- %s :name {0}"
     run = make_run(tmp_path, run=odd, tasks={odd.replace("/", "_"): [doc]}, model=odd)
     index_run(database, run)
@@ -389,7 +401,9 @@ def test_outside_text_comes_back_as_it_was(database: Database, tmp_path: Path) -
 
 
 def test_an_answer_with_half_a_surrogate_pair_is_kept(database: Database, tmp_path: Path) -> None:
-    run = make_run(tmp_path, run="a", tasks={"copa": [FakeDoc({"acc": 0}, answer="MARK", responses=[{"text": "MARK"}])]})
+    run = make_run(
+        tmp_path, run="a", tasks={"copa": [FakeDoc({"acc": 0}, answer="MARK", responses=[{"text": "MARK"}])]}
+    )
     for part in ("samples", "responses"):
         path = run.path / part / "copa.jsonl.gz"
         path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"MARK", b"\\ud800")))

@@ -127,7 +127,7 @@ def test_a_disk_that_fills_up_keeps_what_was_stored(tmp_path: Path) -> None:
     store = ResponseStore("f00d", tmp_path)
     store.append(PACKS[0])
     store._file = FullDisk(store._file, room=25)  # type: ignore[assignment]
-    with pytest.raises(StoreError, match="No space left.*free some space and run the same command again"):
+    with pytest.raises(StoreError, match=r"No space left.*free some space and run the same command again"):
         store.append(PACKS[1])
     store.close()
     assert load(tmp_path) == PACKS[0]

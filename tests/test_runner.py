@@ -26,7 +26,9 @@ def world(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return made
 
 
-def evaluate(world: World, *, model: str = "mock", engine: MockEngine | None = None, **settings: Any) -> tuple[Run, int]:
+def evaluate(
+    world: World, *, model: str = "mock", engine: MockEngine | None = None, **settings: Any
+) -> tuple[Run, int]:
     """The run, and how many requests were forwarded for it."""
     asked = EvalSettings(model=model, tasks="both", data=str(world.data), **settings)
     engine = engine or MockEngine(answer=lambda prompt: prompt[-8:-1])
@@ -75,8 +77,11 @@ def test_other_weights_forward_everything(world: World) -> None:
 
 def test_editing_a_metric_forwards_nothing_and_changes_sample_and_result(world: World) -> None:
     before, _ = evaluate(world)
-    world.edit("letters", metric_list=[{"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True}],
-               metadata=world.read("letters")["metadata"] | {"primary": "acc_norm"})
+    world.edit(
+        "letters",
+        metric_list=[{"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True}],
+        metadata=world.read("letters")["metadata"] | {"primary": "acc_norm"},
+    )
     after, forwarded = evaluate(world)
     assert forwarded == 0
     assert after.manifest["identity"]["result"] != before.manifest["identity"]["result"]
@@ -97,7 +102,9 @@ def test_editing_one_choice_template_forwards_the_task_again(world: World) -> No
     assert evaluate(world)[1] == 24  # the prompts hold shots, whose answers changed with the template
 
 
-@pytest.mark.parametrize("change", [{"max_gen_toks": 7}, {"until": ["\n", "."]}, {"do_sample": True, "temperature": 0.7}])
+@pytest.mark.parametrize(
+    "change", [{"max_gen_toks": 7}, {"until": ["\n", "."]}, {"do_sample": True, "temperature": 0.7}]
+)
 def test_editing_a_decoding_setting_forwards_that_task_again(world: World, change: dict[str, Any]) -> None:
     evaluate(world)
     world.edit("words", generation_kwargs=world.read("words")["generation_kwargs"] | change)
@@ -196,7 +203,9 @@ def test_a_run_folder_explains_itself(world: World) -> None:
         assert sorted(path.name for path in (run.path / part).iterdir()) == ["letters.jsonl.gz", "words.jsonl.gz"]
     manifest = run.manifest
     assert manifest["name"] == "Proov" and manifest["tasks"]["letters"]["n_docs"] == 12
-    assert manifest["tasks"]["letters"]["data"]["hash"] and manifest["command"].startswith("estbench eval model=mock tasks=both")
+    assert manifest["tasks"]["letters"]["data"]["hash"] and manifest["command"].startswith(
+        "estbench eval model=mock tasks=both"
+    )
     doc = next(run.plan("letters"))
     assert doc.prompt.endswith("Mis on number 0?\nVastus:") and doc.prompt.count("Küsimus:") == 3
     keys = [request["key"] for request in doc.requests]
@@ -220,9 +229,9 @@ def test_packs_are_a_function_of_the_plan_and_cover_it_once(world: World) -> Non
         packs = plan.packs()
         members = [(doc.doc_id, i) for pack in packs for doc, i in pack]
         assert sorted(members) == sorted((doc.doc_id, i) for doc in plan.docs for i in range(len(doc.requests)))
-        assert [[(d.doc_id, i) for d, i in p] for p in render(card, tokens, 10_000, Scope(data=world.data)).packs()] == [
-            [(d.doc_id, i) for d, i in p] for p in packs
-        ]
+        assert [
+            [(d.doc_id, i) for d, i in p] for p in render(card, tokens, 10_000, Scope(data=world.data)).packs()
+        ] == [[(d.doc_id, i) for d, i in p] for p in packs]
 
 
 def test_a_pack_that_was_not_stored_is_computed_whole_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +278,7 @@ def unknown_field(world: World) -> None:
 
 
 def long_prompt(world: World) -> None:
-    world.fill("letters", rows(12)[:-1] + [rows(12)[-1] | {"question": "väga " * 500}])
+    world.fill("letters", [*rows(12)[:-1], rows(12)[-1] | {"question": "väga " * 500}])
 
 
 def unknown_decoding(world: World) -> None:
@@ -337,7 +346,9 @@ def test_a_disk_that_is_full_at_the_end_keeps_the_responses(world: World, monkey
     assert evaluate(world)[1] == 0
 
 
-def test_estbench_home_moves_everything(world: World, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estbench_home_moves_everything(
+    world: World, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     monkeypatch.setenv("ESTBENCH_HOME", str(elsewhere))
     run, _ = evaluate(world)

@@ -80,5 +80,5 @@ def test_an_empty_continuation_is_refused(tokens: Tokens) -> None:
 def test_a_tokenizer_that_cannot_be_read_is_named(tiny_model: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     (path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match="tokenizer in .* can't be loaded"):
+    with pytest.raises(ModelError, match=r"tokenizer in .* can't be loaded"):
         Tokens(path)

@@ -271,8 +271,8 @@ def _bring_up_to_date(database: Database, *, create: bool) -> None:
         cure = "`estbench eval` and `estbench runs import` make them"
         raise StoreError(f"The database {database.label} has no estbench tables: {cure}.")
     if before is not None and before not in known_revisions():
-        newer = f"by a newer estbench (revision {before}, this one knows {schema.HEAD})"
-        raise StoreError(f"The database {database.label} was written {newer}: update estbench, or name another database=.")
+        newer = f"was written by a newer estbench (revision {before}, this one knows {schema.HEAD})"
+        raise StoreError(f"The database {database.label} {newer}: update estbench, or name another database=.")
     with database.write(foreign_keys=False) as connection:
         now = _revision(connection)
         if now is None and (strangers := set(inspect(connection).get_table_names()) & set(schema.metadata.tables)):

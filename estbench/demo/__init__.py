@@ -1,12 +1,18 @@
-"""The demo world: an Estonian micro-language with its own texts, tasks and models, so that everything can be shown without a download.
+"""The demo world: an Estonian micro-language with its own texts, tasks and models, so that everything can be shown
+without a download.
 
-    lexicon.py, lexicon/*.csv   words and their forms            world.py      facts and their sentences in both languages
-    tasks.py, spoil.py, follow.py   the seven mini tasks         stream.py     training data by kind
-    tokenizer.py, train.py      how the models are made          baselines.py  what guessing gives
+    lexicon.py, lexicon/*.csv       words and their forms
+    world.py, facts.py              sentences in both languages; random facts
+    tasks.py, spoil.py, follow.py   the seven mini tasks
+    stream.py                       training data by kind
+    tokenizer.py, train.py          how the models are made
+    baselines.py                    what guessing gives
 
-    rows("mini_qa")["test"]     documents of a task              model_path("demo")   a checkpoint, made on first use
+    rows("mini_qa")["test"]         documents of a task
+    model_path("demo")              a checkpoint, made on first use
 
-`demo` learnt Estonian, English and the tasks; `demo-base` only English. Both keep transformers' format and have one tokenizer.
+`demo` learnt Estonian, English and the tasks; `demo-base` only English. Both keep transformers' format and have one
+tokenizer.
 """
 
 from __future__ import annotations
@@ -41,7 +47,7 @@ SHAPES_WEIGHTS = (
 
 
 def model_path(name: str, say: Callable[[str], None] | None = None) -> Path:
-    """The folder of a demo model, made now if there is none for this generator and recipe; two processes at once make it once.
+    """The folder of a demo model, made now if there is none for this recipe; two processes at once make it once.
 
     Making takes a minute or two on two cores. say: gets a line of progress now and then.
     """
@@ -61,7 +67,8 @@ def model_path(name: str, say: Callable[[str], None] | None = None) -> Path:
                 train.train(train.RECIPES[name], folder, say)
     except OSError as error:
         raise StoreError(
-            f"The model {name!r} can't be kept in {folder.parent}: {error.strerror or error}. Set ESTBENCH_HOME to a writable folder."
+            f"The model {name!r} can't be kept in {folder.parent}: {error.strerror or error}. "
+            "Set ESTBENCH_HOME to a writable folder."
         ) from None
     return folder
 

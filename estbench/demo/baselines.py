@@ -1,9 +1,9 @@
 """What the mini tasks give to a model that does nothing: the tasks' chance level.
 
-    python -m estbench.demo.baselines     prints each task's best trivial baseline, as `metadata.chance` of its YAML file holds it
+    python -m estbench.demo.baselines     prints each task's best one, which is `metadata.chance` of its YAML file
 
-Three baselines, each in the unit of the task's primary metric: copy (what stands in the prompt), empty, and frequent (the answer
-that training gives most often). For mini_copa: always the first option, or always the second.
+Three baselines, each in the unit of the task's primary metric: copy (what stands in the prompt), empty, and
+frequent (the answer that training gives most often). For mini_copa: always the first option, or always the second.
 """
 
 from __future__ import annotations

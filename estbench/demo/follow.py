@@ -1,7 +1,7 @@
 """Instructions whose fulfilment code can check: what mini_follow asks for and how it is scored.
 
-A document has words and up to three rules, one of a group each: `order` (which words in which order), `join` (what stands
-between them), `case` and `end`. `answer` follows them; `follows` checks an answer rule by rule.
+A document has words and up to three rules, one of a group each: `order` (which words in which order), `join` (what
+stands between them), `case` and `end`. `answer` follows them; `follows` checks an answer rule by rule.
 """
 
 from __future__ import annotations
@@ -17,16 +17,23 @@ GROUPS = {
     "end": ("exclaim", "quotes"),
 }
 WORDING = {
-    "reverse": "kirjuta sõnad vastupidises järjekorras", "twice": "kirjuta sõnad kaks korda", "sort": "järjesta sõnad tähestiku järgi",
-    "first": "vasta ainult esimese sõnaga", "last": "vasta ainult viimase sõnaga", "commas": "eralda sõnad komadega",
-    "and": "pane sõnade vahele „ja“", "upper": "kirjuta suurtähtedega", "exclaim": "lõpeta hüüumärgiga", "quotes": "pane vastus jutumärkidesse",
+    "reverse": "kirjuta sõnad vastupidises järjekorras",
+    "twice": "kirjuta kogu rida kaks korda",
+    "sort": "järjesta sõnad tähestiku järgi",
+    "first": "vasta ainult esimese sõnaga",
+    "last": "vasta ainult viimase sõnaga",
+    "commas": "eralda sõnad komadega",
+    "and": "pane sõnade vahele „ja“",
+    "upper": "kasuta ainult suurtähti",
+    "exclaim": "lõpeta vastus hüüumärgiga",
+    "quotes": "pane vastus jutumärkidesse",
     "count": "mitu sõna siin on",
-}  # fmt: skip
+}
 ALPHABET = {letter: place for place, letter in enumerate("abcdefghijklmnopqrsšzžtuvwõäöüxy")}
 
 
 def instruction(rules: Sequence[str], words: Sequence[str]) -> str:
-    """The instruction in Estonian: Kirjuta suurtähtedega ja lõpeta hüüumärgiga: õun pall."""
+    """The instruction in Estonian: Kasuta ainult suurtähti ja lõpeta vastus hüüumärgiga: õun pall."""
     said = [WORDING[rule] for rule in rules]
     wish = " ja ".join([", ".join(said[:-1]), said[-1]]) if len(said) > 1 else said[0]
     return f"{wish[0].upper()}{wish[1:]}{'?' if 'count' in rules else ':'} {' '.join(words)}"

@@ -1,9 +1,10 @@
 """The words of the demo world: hand-made tables in `lexicon/*.csv`, and the forms that follow from them by rule.
 
-A noun or adjective stores nominative, genitive and partitive, singular and plural. Every other case is the genitive of the same
-number plus the case's ending (raamatu + s, raamatute + s), which is how Estonian works; the plural nominative is the singular
-genitive plus d. Places store their local forms, since short illatives (poodi, tuppa) and the choice between inner and outer cases
-(poes, but turul) can't be derived. A mass noun (leib, piim) has empty plural fields.
+A noun or adjective stores nominative, genitive and partitive, singular and plural. Every other case is the genitive
+of the same number plus the case's ending (raamatu + s, raamatute + s), which is how Estonian works; the plural
+nominative is the singular genitive plus d. Places store their local forms, since short illatives (poodi, tuppa) and
+the choice between inner and outer cases (poes, but turul) can't be derived. A mass noun (leib, piim) has empty
+plural fields.
 """
 
 from __future__ import annotations
@@ -17,14 +18,34 @@ from typing import Any
 TABLES = Path(__file__).parent / "lexicon"
 
 ENDINGS = {
-    "illative": "sse", "inessive": "s", "elative": "st", "allative": "le", "adessive": "l", "ablative": "lt", "translative": "ks",
-    "terminative": "ni", "essive": "na", "abessive": "ta", "comitative": "ga",
-}  # fmt: skip
+    "illative": "sse",
+    "inessive": "s",
+    "elative": "st",
+    "allative": "le",
+    "adessive": "l",
+    "ablative": "lt",
+    "translative": "ks",
+    "terminative": "ni",
+    "essive": "na",
+    "abessive": "ta",
+    "comitative": "ga",
+}
 CASE_NAMES = {
-    "nominative": "nimetav", "genitive": "omastav", "partitive": "osastav", "illative": "sisseütlev", "inessive": "seesütlev",
-    "elative": "seestütlev", "allative": "alaleütlev", "adessive": "alalütlev", "ablative": "alaltütlev", "translative": "saav",
-    "terminative": "rajav", "essive": "olev", "abessive": "ilmaütlev", "comitative": "kaasaütlev",
-}  # fmt: skip
+    "nominative": "nimetav",
+    "genitive": "omastav",
+    "partitive": "osastav",
+    "illative": "sisseütlev",
+    "inessive": "seesütlev",
+    "elative": "seestütlev",
+    "allative": "alaleütlev",
+    "adessive": "alalütlev",
+    "ablative": "alaltütlev",
+    "translative": "saav",
+    "terminative": "rajav",
+    "essive": "olev",
+    "abessive": "ilmaütlev",
+    "comitative": "kaasaütlev",
+}
 UNDECLINED_BEFORE = (
     "terminative",
     "essive",
@@ -96,7 +117,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where things happen (kind "area") or lie (kinds "container" and "surface"): at, to and from it, in both languages."""
+    """Where things happen (kind "area") or lie ("container", "surface"): at, to and from it, in both languages."""
 
     nom: str
     at: str
@@ -130,8 +151,9 @@ class Time:
 class Verb:
     """A verb in the third person.
 
-    frame: which parts its sentence has (see world.FRAMES). aspect: whether its object is total (ostis raamatu), partial (otsis
-    raamatut) or either. kinds: what the object may be. particle: what completes a total object (luges läbi). No `en_ing`: a state.
+    frame: which parts its sentence has (see world.FRAMES). aspect: whether its object is total (ostis raamatu),
+    partial (otsis raamatut) or either. kinds: what the object may be. particle: what completes a total object
+    (luges läbi). No `en_ing`: a state.
     """
 
     present: str
@@ -152,7 +174,7 @@ class Verb:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A cause and its effect, said of somebody in the past; the effect is split behind its verb, since ta comes there (sõi ta leiba)."""
+    """A cause and its effect, said of somebody; the effect is split behind its verb, where ta comes (sõi ta leiba)."""
 
     cause: str
     cause_negative: str
@@ -198,10 +220,10 @@ def adjectives() -> tuple[Adjective, ...]:
 @cache
 def adjectives_for(noun: Noun) -> tuple[Adjective, ...]:
     """The adjectives that describe this noun."""
+    if "child" in noun.kinds:
+        return ()  # vana poiss is a bachelor
     sizes = () if noun.countable else ("suur", "väike")
-    return tuple(
-        adjective for adjective in adjectives() if set(adjective.kinds) & set(noun.kinds) and adjective.nom not in sizes
-    )
+    return tuple(word for word in adjectives() if set(word.kinds) & set(noun.kinds) and word.nom not in sizes)
 
 
 @cache

@@ -1,8 +1,8 @@
 """Learners' errors, planted: a correct sentence becomes a wrong one, with the edits that mend it.
 
-Kinds, with the labels of the Estonian learner corpus: R:NOM:FORM (a wrong case: ostis pood leiba, punane palliga), R:VERB:FORM
-(number, or a finite verb behind ei), R:SPELL (a lost diacritic, a letter too many or too few), R:WO (the verb is not second),
-U:OTHER (a word said twice), M:OTHER (ja is missing).
+Kinds, with the labels of the Estonian learner corpus: R:NOM:FORM (a wrong case: ostis pood leiba, punane palliga),
+R:VERB:FORM (number, or a finite verb behind ei), R:SPELL (a lost diacritic, a letter too many or too few), R:WO
+(the verb is not second), U:OTHER (a word said twice), M:OTHER (ja is missing).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def text(words: list[str]) -> str:
 
 
 def spoil(r: random.Random, fact: Fact) -> tuple[list[str], list[Edit]]:
-    """The source tokens of the spoilt sentence (as given, one time in six) and the edits that turn them into the true one."""
+    """The source tokens of the spoilt sentence (one in six is not spoilt) and the edits that mend it."""
     right = tokens(fact.et)
     wanted = r.choices((0, 1, 2), (1, 3, 2))[0]
     changes: list[tuple[int, int, str, list[str]]] = []  # span of `right`, kind, the wrong words
@@ -86,7 +86,7 @@ def wrong_case(r: random.Random, fact: Fact, right: list[str]) -> Change | None:
 def _nominatives(fact: Fact) -> dict[str, str]:
     """Form -> nominative, for the words of the sentence whose nominative would be wrong there.
 
-    Left out: nominatives that are the genitive or partitive too, since these may be right (ostis muna; andis Mari raamatu).
+    Left out: nominatives that are genitive or partitive too, which may be right (ostis muna; andis Mari raamatu).
     """
     forms: dict[str, str] = {}
     things = [*fact.objects, *([fact.person] if isinstance(fact.person, Thing) else [])]

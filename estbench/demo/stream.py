@@ -9,14 +9,14 @@ import random
 from collections.abc import Iterator
 
 from estbench.demo import tasks
-from estbench.demo.world import fact
+from estbench.demo.facts import fact
 
 
 def texts(language: str, seed: str) -> Iterator[str]:
-    """Plain text of one to three sentences in "et" or "en", as for continued pretraining."""
+    """Plain text of one or two sentences in "et" or "en", as for continued pretraining."""
     r = random.Random(f"text {language} {seed}")
     while True:
-        facts = [fact(r, test=False) for _ in range(r.choice((1, 1, 2, 3)))]
+        facts = [fact(r, test=False) for _ in range(r.choice((1, 1, 1, 2)))]
         yield " ".join(said.et if language == "et" else said.en for said in facts)
 
 

@@ -1,8 +1,8 @@
 """The seven tasks of the demo world: documents, prompts and answers.
 
-`document(task, r, test)` makes one document; `rows(task)` the splits: "test" (320 documents, of combinations that training lacks)
-and "train" (40, for shots). `prompt` and `answer` say what a model reads and should write; the YAML files under tasks/mini have
-the same prompts as Jinja templates (a test compares them).
+`document(task, r, test)` makes one document; `rows(task)` the splits: "test" (320 documents, of combinations that
+training lacks) and "train" (40, for shots). `prompt` and `answer` say what a model reads and should write; the YAML
+files under tasks/mini have the same prompts as Jinja templates (a test compares them).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from functools import cache
 from typing import Any
 
 from estbench.demo import follow, lexicon, spoil
+from estbench.demo.facts import fact, held_out
 from estbench.demo.lexicon import Cause
-from estbench.demo.world import Fact, Thing, fact, held_out
+from estbench.demo.world import Fact, Thing
 
 Doc = dict[str, Any]
 TASKS = (
@@ -60,8 +61,9 @@ def _rows(task: str) -> dict[str, list[Doc]]:
         seen: set[str] = set()
         while len(docs) < size:
             new = MAKERS[task](r, split == "test")
-            if prompt(task, new[0]) not in seen:
-                seen.update(prompt(task, doc) for doc in new)
+            asked = {prompt(task, doc) + str(doc.get("choice1")) + str(doc.get("choice2")) for doc in new}
+            if not asked & seen:
+                seen |= asked
                 docs += new
         splits[split] = docs
     return splits
@@ -101,7 +103,7 @@ def inflect(r: random.Random, test: bool) -> list[Doc]:
     while True:
         noun = r.choice(lexicon.nouns())
         plural = noun.countable and r.random() < 0.35
-        # the plural cases that have an i-plural beside the regular one (raamatuis) and the illative (short forms) are left out
+        # left out: plural cases that have an i-plural too (raamatuis), and the illative, which has short forms
         case = r.choice(
             ("nominative", "genitive", "partitive", "abessive", "comitative")
             if plural
@@ -149,13 +151,22 @@ def _rules(r: random.Random, words: int) -> list[str]:
 
 
 QUESTIONS = {  # part -> its question words
-    "subject": "Kes", "object": "Mida", "place": "Kus", "time": "Millal", "recipient": "Kellele", "source": "Kellelt", "goal": "Kuhu", "from": "Kust",
-    "partner": "Kellega koos", "about": "Millest", "role": "Kelleks",
-}  # fmt: skip
+    "subject": "Kes",
+    "object": "Mida",
+    "place": "Kus",
+    "time": "Millal",
+    "recipient": "Kellele",
+    "source": "Kellelt",
+    "goal": "Kuhu",
+    "from": "Kust",
+    "partner": "Kellega koos",
+    "about": "Millest",
+    "role": "Kelleks",
+}
 
 
 def qa(r: random.Random, test: bool) -> list[Doc]:
-    """A text of two to four sentences; half of the questions have a rival: somebody else did the same thing with other details."""
+    """A text of two or three sentences; half of the questions have a rival who did the same."""
     while True:
         asked = fact(r, test, simple=True)
         parts = dict(asked.et_parts())
@@ -164,7 +175,7 @@ def qa(r: random.Random, test: bool) -> list[Doc]:
         )
         rival = r.random() < 0.5
         others = [fact(r, test, verb=asked.verb, simple=True)] if rival else []
-        others += [fact(r, test, simple=True) for _ in range(r.randrange(1, 3))]
+        others += [fact(r, test, simple=True) for _ in range(r.choice((0, 1) if rival else (1, 1, 2)))]
         names = [other.subject[0] for other in (asked, *others)]
         if len(set(names)) < len(names) or any(other.verb == asked.verb for other in others[int(rival) :]):
             continue
@@ -206,7 +217,8 @@ def _question(r: random.Random, asked: Fact, about: str, rival: bool) -> str:
 
 
 def _question_words(asked: Fact, about: str) -> str:
-    if about in ("object", "about") and {"animal", "person"} & set(asked.objects[0].noun.kinds):
+    alive = all({"animal", "person"} & set(thing.noun.kinds) for thing in asked.objects)
+    if about in ("object", "about") and alive:
         return "Kes" if asked.verb.frame == "have" else "Keda" if about == "object" else "Kellest"
     if about == "object" and asked.verb.frame == "have":
         return "Mis"
@@ -223,7 +235,7 @@ def _answers(asked: Fact, about: str, words: str) -> list[str]:
 
 
 def copa(r: random.Random, test: bool) -> list[Doc]:
-    """Twins with one pair of options: cause or effect of two different things, or of one thing that did and did not happen."""
+    """Twins with one pair of options: of two different causes, or of one that was and was not."""
     causes = lexicon.causes()
     effect, denied = r.random() < 0.5, r.random() < 0.5
     while True:
@@ -249,7 +261,7 @@ def copa(r: random.Random, test: bool) -> list[Doc]:
                 "choice1": options[0],
                 "choice2": options[1],
                 "label": label,
-                "twin": "; ".join([*premises, relation]),
+                "twin": "; ".join([*premises, *options]),
             }
             for label, premise in enumerate(premises)
         ]
@@ -288,6 +300,11 @@ def _option(side: tuple[Cause, bool], effect: bool, fill: dict[str, str]) -> str
 
 
 MAKERS: dict[str, Callable[[random.Random, bool], list[Doc]]] = {
-    "mini_copa": copa, "mini_qa": qa, "mini_translate_en_et": translate_en_et, "mini_translate_et_en": translate_et_en, "mini_gec": gec,
-    "mini_inflect": inflect, "mini_follow": obey,
-}  # fmt: skip
+    "mini_copa": copa,
+    "mini_qa": qa,
+    "mini_translate_en_et": translate_en_et,
+    "mini_translate_et_en": translate_et_en,
+    "mini_gec": gec,
+    "mini_inflect": inflect,
+    "mini_follow": obey,
+}

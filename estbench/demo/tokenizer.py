@@ -1,4 +1,5 @@
-"""The demo models' tokenizer: byte-level BPE learnt on word types, so that stems and endings, not whole forms, become tokens."""
+"""The demo models' tokenizer: byte-level BPE learnt on word types, so that stems and endings, not whole forms,
+become tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ WORD = r"(?: |^)?[^\W\d_]+"
 
 
 def types() -> list[str]:
-    """What BPE is learnt on: each word once, with the space before it; prompts, names and base forms weigh more than derived forms."""
+    """What BPE is learnt on: each word once, with its space; prompts, names and base forms weigh more than others."""
     texts = [text for language in ("et", "en") for text in islice(stream.texts(language, "tokenizer"), 3000)]
     for task in tasks.TASKS:
         if task != "mini_gec":

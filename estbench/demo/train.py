@@ -2,8 +2,8 @@
 
     path = train(RECIPES["demo"], Path("demo"), say=print)
 
-Text is learnt whole; of an instruction only the answer is. The batches are a function of the recipe's seed, the number of threads
-is fixed, so the same recipe gives the same model on the same machine.
+Text is learnt whole; of an instruction only the answer is. The batches are a function of the recipe's seed, the
+number of threads is fixed, so the same recipe gives the same model on the same machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
-THREADS = 2
+THREADS = 1
 CONTEXT = 512
 
 Example = tuple[list[int], int]  # token ids, and how many at the start are not learnt
@@ -34,27 +34,34 @@ Example = tuple[list[int], int]  # token ids, and how many at the start are not 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a model is made of. `shares` says how many in a hundred examples are of each kind: "et", "en" or a task's name."""
+    """What a model is made of. shares: examples in a hundred of each kind: "et", "en" or a task's name."""
 
     shares: Mapping[str, float] = field(default_factory=dict)
     examples: int = 60_000
-    steps: int = 800
-    batch: int = 128  # examples
-    rate: float = 4e-3  # the highest learning rate, after 50 steps; cosine to 0
+    steps: int = 5000
+    batch: int = 16  # examples
+    rate: float = 3e-3  # the highest learning rate, after 50 steps; cosine to 0
     hidden: int = 128
-    layers: int = 3
+    layers: int = 2
     seed: int = 1
 
 
 RECIPES = {
     "demo": Recipe(
         {
-            "et": 6, "en": 4, "mini_copa": 8, "mini_qa": 22, "mini_translate_en_et": 16, "mini_translate_et_en": 14, "mini_gec": 14,
-            "mini_inflect": 8, "mini_follow": 8,
+            "et": 5,
+            "en": 5,
+            "mini_copa": 6,
+            "mini_qa": 20,
+            "mini_translate_en_et": 16,
+            "mini_translate_et_en": 14,
+            "mini_gec": 16,
+            "mini_inflect": 8,
+            "mini_follow": 10,
         }
     ),
-    "demo-base": Recipe({"en": 1}, examples=25_000, steps=250),
-}  # fmt: skip
+    "demo-base": Recipe({"en": 1}, examples=20_000, steps=1500),
+}
 
 
 def train(recipe: Recipe, folder: Path, say: Callable[[str], None] | None = None) -> Path:
@@ -142,7 +149,7 @@ def batches(data: list[Example], size: int, r: random.Random) -> Iterator[list[E
 
 
 def tensors(items: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets (batch, length), padded on the right, where causal attention needs no mask; -100 is not learnt."""
+    """Inputs and targets (batch, length), padded on the right, which needs no mask; -100 is not learnt."""
     import torch
 
     width = max(len(ids) for ids, _ in items)
@@ -169,6 +176,6 @@ def fit(model: Any, recipe: Recipe, data: list[Example], say: Callable[[str], No
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if say and (step + 1) % 50 == 0:
+        if say and (step + 1) % 500 == 0:
             say(f"step {step + 1} of {recipe.steps}, loss {loss.item():.3f}")
     model.eval()

@@ -1,26 +1,20 @@
 """True sentences of the demo world: facts, and how Estonian and English say them.
 
-A Fact is who did what, to what, where and when. `et` and `en` say it; both languages follow from the same parts, so that each
-sentence has a twin. What decides the words:
+A Fact is who did what, to what, where and when. `et` and `en` say it; both languages follow from the same parts, so
+that each sentence has a twin. What decides the words:
 
-- The object is total (Mari ostis raamatu, "bought a book") or partial (Mari otsis raamatut); negation, mass nouns and indefinite
-  plurals are partial. Verbs that allow both tell them apart: luges raamatut "was reading a book", luges raamatu läbi "read the book
-  through".
+- The object is total (Mari ostis raamatu, "bought a book") or partial (Mari otsis raamatut); negation, mass nouns
+  and indefinite plurals are partial. Verbs that allow both tell them apart: luges raamatut "was reading a book",
+  luges raamatu läbi "read the book through".
 - The present tense needs its adverbial: homme "will", iga päev "buys", praegu "is reading".
 - The verb comes second: what is fronted (Eile, Poes) swaps subject and verb, and is fronted in English too.
-
-Facts belong to training or to tests by a hash of their subject, verb and object (`held_out`), so that no training text holds a
-combination that a test asks for. Everything is a function of the random.Random that is handed in.
 """
 
 from __future__ import annotations
 
-import random
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from estbench.demo import lexicon
 from estbench.demo.lexicon import NUMERALS, Adjective, Name, Noun, Place, Time, Verb
 
 ET_ORDER = (
@@ -56,11 +50,26 @@ EN_ORDER = (
     "time",
 )
 FRAMES = {  # the parts that a frame has beside subject, verb and time; a question mark: sometimes
-    "object": "object place? partner?", "from": "object from partner?", "to": "object goal partner?", "into": "object goal", "inside": "object goal",
-    "out": "object from", "give": "object recipient place?", "get": "object source place?", "about": "about place?", "tell": "about recipient? place?",
-    "go": "goal partner? without?", "come": "from partner? without?", "until": "goal partner?", "still": "place partner?", "sleep": "place",
-    "work": "role place", "become": "role", "have": "object", "lie": "place",
-}  # fmt: skip
+    "object": "object place? partner?",
+    "from": "object from partner?",
+    "to": "object goal partner?",
+    "into": "object goal",
+    "inside": "object goal",
+    "out": "object from",
+    "give": "object recipient place?",
+    "get": "object source place?",
+    "about": "about place?",
+    "tell": "about recipient? place?",
+    "go": "goal partner? without?",
+    "come": "from partner? without?",
+    "until": "goal partner?",
+    "still": "place partner?",
+    "sleep": "place",
+    "work": "role place",
+    "become": "role",
+    "have": "object",
+    "lie": "place",
+}
 PLACE_KINDS = {
     "into": ("container", "surface"),
     "inside": ("container",),
@@ -68,11 +77,6 @@ PLACE_KINDS = {
     "lie": ("container", "surface"),
 }
 STATES = ("have", "lie", "work")  # frames whose present tense needs no adverbial
-
-
-def held_out(*key: str, one_in: int = 6) -> bool:
-    """Whether this combination of words belongs to the tests."""
-    return zlib.crc32("|".join(key).encode()) % one_in == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class Thing:
 
 @dataclass(slots=True)
 class Fact:
-    """Who does what; parts that the verb's frame lacks are empty. `fact` fills it in step by step; nothing changes it afterwards."""
+    """Who does what; parts that the verb's frame lacks are empty. Nothing changes it once it is filled in."""
 
     subject: tuple[Name | Thing, ...]
     verb: Verb
@@ -288,142 +292,3 @@ def third_person(base: str) -> str:
     else:
         first += "s"
     return f"{first} {rest}".strip()
-
-
-def fact(r: random.Random, test: bool, verb: Verb | None = None, simple: bool = False) -> Fact:
-    """A random fact, from the tests' combinations or from training's.
-
-    simple: in the past, affirmative, done by one person with a name (what questions are asked about). verb: with this verb.
-    """
-    while True:
-        done = verb or r.choice(lexicon.verbs())
-        if simple and done.frame == "lie":
-            continue
-        tense = "past" if simple else _tense(r, done)
-        new = Fact(_subject(r, done, simple), done, tense, negative=not simple and r.random() < 0.2)
-        _add_object(r, new)
-        if new.objects and held_out(*_key(new)) != test:
-            continue
-        _add_parts(r, new)
-        if new.objects or held_out(*_key(new)) == test:
-            _add_time(r, new)
-            return new
-
-
-def _key(new: Fact) -> tuple[str, str, str]:
-    first = new.subject[0]
-    target = new.objects[0].noun.nom if new.objects else new.way.nom if new.way else new.place.nom if new.place else ""
-    return first.nom if isinstance(first, Name) else first.noun.nom, new.verb.present, target
-
-
-def _tense(r: random.Random, verb: Verb) -> str:
-    if verb.frame in STATES or not verb.en_ing:
-        return r.choice(("past", "habit"))
-    choices = ["past", "past", "past", "past", "future", "habit"]
-    if verb.aspect != "total" and verb.frame != "become":
-        choices.append("now")
-    return (
-        "past"
-        if verb.frame == "become" and r.random() < 0.7
-        else "future"
-        if verb.frame == "become"
-        else r.choice(choices)
-    )
-
-
-def _subject(r: random.Random, verb: Verb, simple: bool) -> tuple[Name | Thing, ...]:
-    if verb.frame == "lie":
-        return (Thing(r.choice(lexicon.nouns("thing")), plural=r.random() < 0.25),)
-    kind = 0.0 if simple or verb.frame in ("have", "work", "become") else r.random()
-    if kind < 0.66:
-        return (r.choice(lexicon.names()),)
-    if kind < 0.78:
-        return tuple(r.sample(lexicon.names(), 2))
-    noun = r.choice(lexicon.nouns("person"))
-    young = [adjective for adjective in lexicon.adjectives_for(noun) if adjective.nom == "vana" or "job" in noun.kinds]
-    return (Thing(noun, plural=kind > 0.92, adjective=r.choice(young) if young and r.random() < 0.3 else None),)
-
-
-def _add_object(r: random.Random, new: Fact) -> None:
-    """Adds object (or what is talked about, or the role), and whether it is total."""
-    verb = new.verb
-    if not verb.kinds:
-        return
-    noun = r.choice(lexicon.nouns(r.choice(verb.kinds)))
-    if verb.frame in ("work", "become"):
-        new.objects = (Thing(noun),)
-        return
-    new.total = verb.aspect == "total" or (
-        verb.aspect == "both" and (new.tense == "future" or (new.tense == "past" and r.random() < 0.5))
-    )
-    thing = _thing(r, new, noun)
-    new.objects = (thing,)
-    if not thing.count and verb.frame != "have" and r.random() < 0.12:
-        second = r.choice([other for other in lexicon.nouns(r.choice(verb.kinds)) if other != noun])
-        new.objects = (thing, Thing(second, plural=second.countable and thing.plural))
-
-
-def _thing(r: random.Random, new: Fact, noun: Noun) -> Thing:
-    fitting = lexicon.adjectives_for(noun)
-    adjective = r.choice(fitting) if fitting and r.random() < 0.3 else None
-    shape = r.random() if noun.countable else 1.0
-    if shape < 0.12 and new.total and not new.negative and not (new.verb.particle or "person" in noun.kinds):
-        return Thing(noun, adjective=adjective, count=r.choice(list(NUMERALS)))
-    if shape < 0.36 and new.verb.frame != "have":
-        return Thing(noun, plural=True, adjective=adjective)
-    owned = (
-        shape < 0.46
-        and {"thing", "tame"} & set(noun.kinds)
-        and new.verb.frame not in ("have", "give", "get")
-        and not new.verb.particle
-    )
-    return Thing(noun, adjective=adjective, owner=_other_name(r, new) if owned else None)
-
-
-def _other_name(r: random.Random, new: Fact) -> Name:
-    """A name that the fact does not have yet."""
-    used = [*new.subject, *(thing.owner for thing in new.objects)]
-    while True:
-        name = r.choice(lexicon.names())
-        if name not in used:
-            return name
-
-
-def _add_parts(r: random.Random, new: Fact) -> None:
-    """Adds place, way, person, partner and what is lacking, as the frame has them."""
-    verb, frame = new.verb, new.verb.frame
-    parts = [part.rstrip("?") for part in FRAMES[frame].split() if not part.endswith("?") or r.random() < 0.45]
-    used = {thing.noun.nom for thing in (*new.objects, *(who for who in new.subject if isinstance(who, Thing)))}
-    if "place" in parts and (verb.en_ing or frame in ("lie", "work") or verb.en == "see"):
-        new.place = _place(r, frame, used)
-    if "goal" in parts or "from" in parts:
-        new.way = _place(r, frame, used)
-    if "recipient" in parts or "source" in parts:
-        people = [noun for noun in lexicon.nouns("person") if noun.nom not in used]
-        new.person = _other_name(r, new) if r.random() < 0.75 else Thing(r.choice(people))
-    if "partner" in parts and r.random() < 0.6 and verb.en_ing and len(new.subject) == 1:
-        new.partner = _other_name(r, new)
-    if "without" in parts and r.random() < 0.5 and not new.partner:
-        new.without = r.choice(lexicon.nouns("clothes"))
-
-
-def _place(r: random.Random, frame: str, used: set[str]) -> Place:
-    """A place of a kind that fits the frame, other than the things talked about."""
-    while True:
-        place = r.choice(lexicon.places(r.choice(PLACE_KINDS.get(frame, ("area",)))))
-        if place.nom not in used:
-            return place
-
-
-def _add_time(r: random.Random, new: Fact) -> None:
-    """Adds the adverbial of time, which the future, habits and the present of actions need, and perhaps puts it or the place first."""
-    state = new.verb.frame in STATES or not new.verb.en_ing
-    if state and new.tense != "past":
-        return
-    if new.tense != "past" or r.random() < 0.6:
-        new.time = r.choice(lexicon.times(new.tense))
-    first = r.random()
-    if new.time and first < 0.25:
-        new.front = "time"
-    elif new.place and new.place.kind == "area" and first > 0.85:
-        new.front = "place"

@@ -49,6 +49,11 @@ class Request:
             return len(self.prompt) + len(self.continuation) - 1
         return len(self.prompt) + (self.decoding.max_new_tokens if self.decoding else 0)
 
+    @property
+    def positions(self) -> int:
+        """Positions at which logits are needed at the same time."""
+        return 1 if self.continuation is None else len(self.continuation)
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -72,7 +77,9 @@ Response = Scored | Generated
 
 def to_record(response: Response) -> dict[str, Any]:
     """The response as the store keeps it."""
-    return asdict(response)
+    if isinstance(response, Scored):
+        return {"logprob": response.logprob, "greedy": response.greedy}
+    return {"text": response.text, "tokens": response.tokens, "finish": response.finish}
 
 
 def from_record(record: dict[str, Any]) -> Response:
@@ -81,7 +88,7 @@ def from_record(record: dict[str, Any]) -> Response:
 
 
 class Engine(Protocol):
-    """What computes. `fingerprint` is known before the weights are loaded; `load` is called before the first request."""
+    """What computes. `fingerprint` is known before the weights are loaded; `load` comes before the first request."""
 
     @property
     def max_length(self) -> int: ...

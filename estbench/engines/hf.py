@@ -71,7 +71,7 @@ class HFEngine:
         from transformers import AutoModelForCausalLM, GenerationConfig
         from transformers.utils import logging
 
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -82,18 +82,21 @@ class HFEngine:
                 trust_remote_code=self.trust,
             )
         except torch.cuda.OutOfMemoryError:
-            raise EngineError(f"{self.checkpoint.name} does not fit on {self.device}: try engine.dtype=bfloat16 or a larger GPU.") from None
+            raise EngineError(
+                f"{self.checkpoint.name} does not fit on {self.device}: try engine.dtype=bfloat16 or a larger GPU."
+            ) from None
         except Exception as error:  # a configuration that transformers does not know, shapes that do not fit, ...
             raise ModelError(f"transformers can't load {self.checkpoint.path}: {str(error).splitlines()[0]}") from None
-        self.model = model.to(self.device).eval()
+        self.model = model.to(self.device).eval()  # type: ignore[arg-type]
         self.keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
-        ends = self.model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        self.ends = sorted({int(i) for i in [*ends, self.tokens.tokenizer.eos_token_id] if i is not None})
+        named = self.model.generation_config.eos_token_id
+        named = named if isinstance(named, list) else [named]
+        self.ends = sorted({int(i) for i in [*named, self.tokens.tokenizer.eos_token_id] if i is not None})
         pad = self.tokens.tokenizer.pad_token_id
         self.pad = int(pad if pad is not None else self.ends[0] if self.ends else 0)
         # sampling habits saved with a model (temperature, penalties) must not leak into a score
-        self.model.generation_config = GenerationConfig(eos_token_id=self.ends or None, pad_token_id=self.pad)
+        ends = self.ends or None
+        self.model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self.pad)  # type: ignore[no-untyped-call]
 
     def score(self, requests: Sequence[Request]) -> list[Scored]:
         import torch
@@ -130,7 +133,9 @@ class HFEngine:
         ids = torch.from_numpy(target).to(self.device)
         total = float(logprobs.gather(1, ids[:, None]).sum())
         if np.isnan(total):
-            raise EngineError(f"{self.checkpoint.name} gives NaN log-probabilities in {self.dtype}: try engine.dtype=float32.")
+            raise EngineError(
+                f"{self.checkpoint.name} gives NaN log-probabilities in {self.dtype}: try engine.dtype=float32."
+            )
         return Scored(total, bool((logprobs.argmax(-1) == ids).all()))
 
     def generate(self, requests: Sequence[Request]) -> list[Generated]:

@@ -2,7 +2,7 @@
 
     engine = MockEngine(answer=lambda prompt: "Vastus: A")
 
-Log-likelihoods are a hash of the request, so they are arbitrary but fixed; texts come from `answer`. Token ids are bytes.
+Log-likelihoods are a hash of the request: arbitrary, but fixed. Texts come from `answer`. Token ids are bytes.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ class MockTokens:
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
-        contexts = {context: ids for context, ids in zip(dict(pairs), self.encode(list(dict(pairs))), strict=True)}
-        return [(contexts[context], ids) for (context, _), ids in zip(pairs, self.encode([b for _, b in pairs]), strict=True)]
+        contexts = dict(zip(dict(pairs), self.encode(list(dict(pairs))), strict=True))
+        return [
+            (contexts[context], ids)
+            for (context, _), ids in zip(pairs, self.encode([b for _, b in pairs]), strict=True)
+        ]
 
     def check_bos(self, ids: Ids) -> None:
         """Nothing to check: there is no BOS."""
@@ -74,9 +77,9 @@ def mock_checkpoint(name: str = "mock") -> Any:
     from estbench.checkpoint import Checkpoint
 
     class MockCheckpoint(Checkpoint):
-        config = {"model_type": "mock"}  # type: ignore[assignment]  # noqa: RUF012
-        tensors: dict[str, dict[str, Any]] = {}  # type: ignore[assignment]  # noqa: RUF012
-        weight_files: list[Path] = []  # type: ignore[assignment]  # noqa: RUF012
+        config = {"model_type": "mock"}  # noqa: RUF012
+        tensors: dict[str, dict[str, Any]] = {}  # noqa: RUF012
+        weight_files: list[Path] = []  # noqa: RUF012
 
         def fingerprint(self, hashes: object = None) -> dict[str, str]:
             return {"weights": name}

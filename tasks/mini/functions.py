@@ -42,5 +42,5 @@ def demo(task: str, **_: object) -> dict[str, Any]:
 
 
 def translation_exact_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    """chrF++ and BLEU as everywhere, and whether the translation is the reference: in this world there is one right answer."""
+    """chrF++ and BLEU, and whether it is the reference, which in this world is the one right answer."""
     return {**translation_results(doc, results), "exact_match": int(results[0].strip() == doc["target"])}

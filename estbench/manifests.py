@@ -1,0 +1,134 @@
+"""What a run folder says about itself: who was asked what, with which parts, and the command that does it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shlex
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import estbench
+from estbench import identity, registry
+from estbench.config import EvalSettings
+from estbench.runs import SCHEMA
+
+if TYPE_CHECKING:
+    from estbench.plan import TaskPlan
+    from estbench.runner import Job
+
+NOT_IN_COMMAND = ("output", "database", "plan")  # they don't change what is measured
+LIBRARIES = ("lm_eval", "torch", "transformers", "tokenizers", "datasets", "sacrebleu", "numpy")
+
+
+def of_run(job: Job, tasks: dict[str, Any], identities: dict[str, str]) -> dict[str, Any]:
+    """The manifest, but for the run's id and seconds. `tasks`: `of_task` of each."""
+    settings = job.settings
+    return {
+        "schema": SCHEMA,
+        "name": settings.name or job.checkpoint.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "partial": settings.limit is not None or settings.slice is not None,
+        "slice": settings.slice,
+        "model": of_model(job),
+        "engine": job.fingerprint["engine"],
+        "identity": identities | {"series": series(job, tasks)},
+        "suites": job.suites,
+        "tasks": tasks,
+        "skipped": job.skipped,
+        "settings": changed(settings),
+        "command": command(settings),
+        "versions": versions(),
+        "host": {"machine": platform.machine(), "system": platform.system()},
+    }
+
+
+def of_task(plan: TaskPlan, scorer: str) -> dict[str, Any]:
+    """A task's part: its card, its data, and the identity of its plan."""
+    card, dataset = plan.card, plan.lm.dataset
+    return {
+        "title": card.title,
+        "skill": card.metadata.get("skill"),
+        "form": card.form,
+        "language": card.metadata.get("language"),
+        "licence": card.metadata.get("licence"),
+        "chance": card.chance,
+        "primary": card.primary,
+        "higher_is_better": plan.lm.task.higher_is_better(),
+        "cluster": card.metadata.get("cluster"),
+        "publish_items": card.metadata.get("publish_items", False),
+        "data": {
+            "path": dataset.ref.path,
+            "config": dataset.ref.config,
+            "commit": dataset.commit,
+            "origin": dataset.origin,
+            "matches_lock": dataset.matches_lock,
+            "hash": dataset.hash,
+        },
+        "scorer": scorer,
+        "shots": plan.lm.shots,
+        "truncated": plan.truncated,
+        "plan_hash": plan.hash,
+        "n_docs": plan.n_docs,
+        "n_planned": len(plan.docs),
+    }
+
+
+def of_model(job: Job) -> dict[str, Any]:
+    """The model's part: content hashes first, its whereabouts for people."""
+    model, template = job.checkpoint, job.tokens.chat_template
+    return {
+        "name": model.name,
+        "path": str(model.path.resolve()),
+        "revision": model.revision,
+        "fingerprint": identity.digest(job.fingerprint["model"]),
+        "hashes": job.fingerprint["model"],
+        "parameters": model.parameters,
+        "bytes": model.bytes,
+        "type": model.config.get("model_type"),
+        "dtype": job.fingerprint["engine"].get("dtype"),
+        "max_length": job.engine.max_length,
+        "chat_template": identity.digest(template) if template else None,
+        "bos": "added by the tokenizer" if job.tokens.prefix else "none",
+    }
+
+
+def series(job: Job, tasks: dict[str, Any]) -> str:
+    """What the slices of one evaluation have in common, and nothing else has."""
+    per_task = {}
+    for plan in job.plans:
+        row = tasks[plan.card.name]
+        files = identity.digest(registry.read_yaml(plan.card.path))
+        per_task[plan.card.name] = [files, row["scorer"], row["data"]["hash"], row["shots"], row["n_docs"]]
+    return identity.digest([job.response_id, per_task, job.settings.seed, job.settings.limit, job.settings.truncate])
+
+
+def changed(settings: EvalSettings) -> dict[str, Any]:
+    """The settings that are not at their default."""
+    plain = asdict(settings)
+    defaults = {f.name: f.default for f in dataclasses.fields(settings)}
+    return {key: value for key, value in plain.items() if value != {} and value != defaults[key]}
+
+
+def command(settings: EvalSettings) -> str:
+    """The command line that makes this run again."""
+    words = []
+    for key, value in changed(settings).items():
+        if key == "engine_options":
+            words += [f"engine.{name}={part}" for name, part in value.items()]
+        elif key not in NOT_IN_COMMAND:
+            words.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
+    return shlex.join(["estbench", "eval", *words])
+
+
+def versions() -> dict[str, str]:
+    """Versions of estbench, Python and the libraries that can change a score."""
+    found = {"estbench": estbench.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
