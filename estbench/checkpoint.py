@@ -21,6 +21,7 @@ from typing import Any
 
 from estbench import identity
 from estbench.errors import ModelError, did_you_mean
+from estbench.home import home
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -133,11 +134,18 @@ class Checkpoint:
         )
 
 
-def find(model: str, revision: str | None = None, say: Callable[[str], None] | None = None) -> Checkpoint:
-    """The checkpoint that a user's `model=` means: a demo model, a folder, or `owner/name` on the Hub."""
+def find(
+    model: str, revision: str | None = None, say: Callable[[str], None] | None = None, *, fetch: bool = True
+) -> Checkpoint:
+    """The checkpoint that a user's `model=` means: a demo model, a folder, or `owner/name` on the Hub.
+
+    fetch: a demo model is made, a Hub model downloaded where it is not here; without it that is a ModelError.
+    """
     from estbench import demo
 
     if model in demo.MODELS and not Path(model).is_dir():
+        if not fetch and not (home() / "models" / f"{model}-{demo.recipe_hash(model)}").is_dir():
+            raise ModelError(f"{model} is not made yet: the first eval makes it, in one or two minutes on two cores.")
         return _opened(demo.model_path(model, say), model)
     path = Path(model).expanduser()
     if path.is_dir():
@@ -149,7 +157,7 @@ def find(model: str, revision: str | None = None, say: Callable[[str], None] | N
     if path.is_file():
         raise ModelError(f"{model} is a file: give the folder that holds config.json and the safetensors.")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith((".", "/", "~")):
-        return _from_hub(model, revision)
+        return _from_hub(model, revision, fetch)
     raise ModelError(
         f"There is no model {model!r}: give a folder, owner/name on the Hub, or one of {', '.join(demo.MODELS)}."
         + did_you_mean(model, demo.MODELS)
@@ -173,7 +181,7 @@ def _opened(path: Path, name: str, revision: str | None = None) -> Checkpoint:
     return checkpoint
 
 
-def _from_hub(model: str, revision: str | None) -> Checkpoint:
+def _from_hub(model: str, revision: str | None, fetch: bool) -> Checkpoint:
     """A snapshot of a Hub model; from the local cache when offline."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -186,7 +194,7 @@ def _from_hub(model: str, revision: str | None) -> Checkpoint:
     at = f"{model} at {revision}" if revision else model
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt"]
     try:
-        folder = snapshot_download(model, revision=revision, allow_patterns=patterns)
+        folder = snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=not fetch)
     except GatedRepoError:
         raise ModelError(f"{model} is gated: accept its terms on the Hub and set HF_TOKEN.") from None
     except RevisionNotFoundError:
@@ -196,10 +204,10 @@ def _from_hub(model: str, revision: str | None) -> Checkpoint:
             f"There is no model {model!r}, neither as a folder nor on the Hub (or it is private: set HF_TOKEN)."
         ) from None
     except (LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = f", and the Hub can't be reached ({str(error).splitlines()[0][:120]})" if fetch else ""
         raise ModelError(
-            f"{at} is neither a folder here nor in the local Hub cache, and the Hub can't be reached ({reason}): "
-            f"run `estbench pull model={model}` on a machine with network."
+            f"{at} is neither a folder here nor in the local Hub cache{reason}: run `estbench pull model={model}` "
+            "where there is a network."
         ) from None
     return _opened(Path(folder), model, Path(folder).name)
 

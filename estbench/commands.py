@@ -100,11 +100,12 @@ def pull(settings: EvalSettings) -> int:
 
 def tasks(settings: TasksSettings) -> int:
     """List tasks and suites, or print a card."""
-    from estbench import planning
     from estbench.registry import Registry
 
     registry = Registry()
     if settings.task:
+        from estbench import planning
+
         card = planning.card(registry.task(settings.task))
         print(report.as_json(card)) if not wants_table(settings.output) else report.show(*planning.card_text(card))
         return 0
@@ -154,10 +155,11 @@ def runs_list(settings: RunsSettings, paths: list[Path]) -> int:
 
     if paths:
         raise ConfigError(f"{paths[0]} is one word too many: `estbench runs --help` shows what `runs list` takes.")
-    with open_database(settings.database) as database:
-        rows = [
-            asdict(row) for row in queries.runs(database, model=settings.model, task=settings.task, limit=settings.most)
-        ]
+    rows = []
+    if settings.database or (home() / "estbench.db").exists():  # listing makes no database
+        with open_database(settings.database, create=False) as database:
+            found = queries.runs(database, model=settings.model, task=settings.task, limit=settings.most)
+            rows = [asdict(row) for row in found]
     if not wants_table(settings.output):
         print(report.as_json(rows))
         return 0

@@ -137,12 +137,18 @@ def load(ref: DatasetRef, splits: Sequence[str], *, data: Path | None = None) ->
     """
     place = _first_place(ref, splits, data)
     if place is None:
+        _check_splits(ref, splits)
         pull(ref)
-        place = _first_place(ref, splits, data)
-    if place is None:
-        have = ", ".join(sorted(path.stem for path in (home() / "data" / ref.folder).glob("*.jsonl")))
-        raise DataError(f"{ref} has no split {', '.join(splits)} on the Hub, but {have}: correct the task file.")
+        _check_splits(ref, splits)
+        place = home() / "data"
     return _read_copy(ref, splits, place)
+
+
+def _check_splits(ref: DatasetRef, splits: Sequence[str]) -> None:
+    entry = read_lock().get(str(ref))
+    if entry is not None and (lacking := [split for split in splits if split not in entry["rows"]]):
+        have = ", ".join(entry["rows"])
+        raise DataError(f"{ref} has no split {', '.join(lacking)} on the Hub, but {have}: correct the task file.")
 
 
 def missing(ref: DatasetRef, splits: Sequence[str], data: Path | None = None) -> str | None:
@@ -306,7 +312,9 @@ def pull(ref: DatasetRef, *, update: bool = False, into: Path | None = None) -> 
                 write_entry(lock, str(ref), entry)
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"{ref} can't be written to {place}: {reason}. Make room, or set ESTBENCH_HOME.") from None
+        raise DataError(
+            f"{ref} can't be written to {place}: {reason}. Give room and rights there, or set ESTBENCH_HOME."
+        ) from None
     return Dataset(ref, fetched.splits, entry["hash"], str(place), fetched.commit, True)
 
 

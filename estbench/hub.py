@@ -37,7 +37,7 @@ def fetch(path: str, config: str | None, revision: str | None) -> Fetched:
     """All splits of a config at a revision (None: the newest). DataError for anything that goes wrong."""
     what = f"{path}:{config or 'default'} (revision {revision or 'main'})"
     if any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in OFFLINE):
-        raise DataError(f"{what} has no copy here and the Hub is switched off (HF_HUB_OFFLINE): {CARRY}")
+        raise DataError(f"{what} can't be fetched, the Hub is switched off (HF_HUB_OFFLINE): {CARRY}")
     import datasets
     import huggingface_hub
 
@@ -80,7 +80,7 @@ def hub_error(what: str, error: BaseException) -> DataError:
     if kinds & {"TimeoutException", "TimeoutError", "Timeout"}:
         return DataError(f"{what}: the Hub did not answer in time: try again, or {COPY}")
     if kinds & {"OfflineModeIsEnabled", "NetworkError", "ConnectionError", "LocalEntryNotFoundError"}:
-        return DataError(f"{what} has no copy here and the Hub can't be reached: {CARRY}")
+        return DataError(f"{what} can't be fetched, the Hub can't be reached: {CARRY}")
     if isinstance(status, int) and status >= 500:
         return DataError(f"{what}: the Hub has a fault of its own (HTTP {status}): try again later, or {COPY}")
     return DataError(f"{what} could not be fetched ({type(error).__name__}: {text[:200]}): try again, or {COPY}")

@@ -90,7 +90,7 @@ class LmTask:
         self, card: registry.Task, *, data_dir: Path | None = None, shots: int | None = None, seed: int = 1234
     ) -> None:
         self.card = card
-        config = load_yaml(card.path, resolve_func=True)
+        config = read_config(card)
         self.functions = list(_functions(config))
         self.dataset = load_rows(card, data_dir, config)
         if shots is not None:
@@ -200,9 +200,17 @@ class LmTask:
         return identity.digest([config, identity.source_hash(self.functions), versions])
 
 
+def read_config(card: registry.Task) -> dict[str, Any]:
+    """The task file as lm-eval reads it, its `!function`s resolved."""
+    try:
+        return dict(load_yaml(card.path, resolve_func=True))
+    except Exception as error:  # whatever importing a task's code raises
+        raise PlanError(f"{card.path} can't be read: {_brief(error)}") from None
+
+
 def load_rows(card: registry.Task, data_dir: Path | None, config: dict[str, Any] | None = None) -> data.Dataset:
     """The rows of a task: from its own generator (`custom_dataset`), or from where `data` finds its data set."""
-    config = config or load_yaml(card.path, resolve_func=True)
+    config = config or read_config(card)
     if callable(make := config.get("custom_dataset")):
         made = make(**(config.get("metadata") or {}), **(config.get("dataset_kwargs") or {}))
         splits = {split: [dict(row) for row in rows] for split, rows in made.items()}

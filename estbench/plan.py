@@ -68,14 +68,15 @@ class Doc:
             requests.append(row)
         prompt = self.rendered.prompt
         return PlannedDoc(
-            self.doc_id,
-            self.hash,
-            prompt,
-            prompt_hash(prompt),
-            self.rendered.target,
-            self.cluster,
-            self.asked,
-            requests,
+            doc_id=self.doc_id,
+            doc_hash=self.hash,
+            prompt=prompt,
+            prompt_hash=prompt_hash(prompt),
+            target=self.rendered.target,
+            cluster=self.cluster,
+            asked=self.asked,
+            choices=[continuation for _, continuation in self.rendered.pairs],
+            requests=requests,
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from estbench import registry
 from estbench.config import EvalSettings
-from estbench.errors import ConfigError, MissingPartError, ModelError, UserError
+from estbench.errors import ConfigError, ModelError, UserError
 from estbench.plan import Scope, TaskPlan, render
 
 if TYPE_CHECKING:
@@ -34,10 +34,8 @@ def outline(settings: EvalSettings, say: Callable[[str], None]) -> dict[str, Any
         registry.Registry().select(settings.tasks)
     lacking: list[dict[str, str]] = []
     try:
-        model = checkpoint.find(settings.model, settings.revision, say)
-    except (ModelError, MissingPartError) as error:
-        if not settings.tasks:
-            raise
+        model = checkpoint.find(settings.model, settings.revision, say, fetch=False)
+    except ModelError as error:
         return {"model": settings.model, "tasks": [], "missing": [{"part": "model", "reason": str(error)}], "total": {}}
     folder = Path(settings.data).expanduser() if settings.data else None
     chosen = runner.choose(settings, model)

@@ -10,6 +10,7 @@ forwarded. A response is on disk before it counts as done.
 from __future__ import annotations
 
 import errno
+import importlib.util
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,8 @@ from estbench import checkpoint, data, identity, manifests, registry
 from estbench.checkpoint import Checkpoint
 from estbench.config import EvalSettings
 from estbench.engines.base import Engine, Request, Response, to_record
-from estbench.errors import ConfigError, DataError, ModelError, StoreError, UserError, did_you_mean
+from estbench.engines.hf import HFEngine
+from estbench.errors import ConfigError, DataError, MissingPartError, ModelError, StoreError, UserError, did_you_mean
 from estbench.home import check_home, home
 from estbench.plan import Doc, Scope, TaskPlan, prompt_hash, render
 from estbench.responses import ResponseStore
@@ -119,8 +121,9 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
     if not cards:
         name, error = next(iter(lacking.items()))
         raise type(error)(f"None of the tasks can run here. {name}: {error}")
+    check_parts()
     tokens = Tokens(model.path, trust_remote_code=trust)
-    engine = _engine(model, tokens, options, trust)
+    engine = HFEngine(model, tokens, trust_remote_code=trust, **options)
     scope = Scope(settings.limit, slice_of, settings.shots, settings.seed, data_dir, settings.truncate)
     if model.has_chat_template and any(card.form == "completion" for card in cards) and settings.tasks:
         say(
@@ -140,12 +143,11 @@ def _check_engine_options(options: dict[str, str]) -> None:
             raise ConfigError(f"engine=hf has no option {key!r}.{did_you_mean(key, known)} It has {', '.join(known)}.")
 
 
-def _engine(model: Checkpoint, tokens: Tokens, options: dict[str, str], trust: bool) -> Engine:
-    try:
-        from estbench.engines.hf import HFEngine
-    except ImportError as error:
-        raise ConfigError(f"engine=hf needs {error.name}: pip install 'estbench[hf]'.") from None
-    return HFEngine(model, tokens, trust_remote_code=trust, **options)
+def check_parts() -> None:
+    """MissingPartError where what runs models in this process is not installed."""
+    for name in ("torch", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingPartError(f"engine=hf needs {name}, which is not installed: pip install 'estbench[hf]'.")
 
 
 def evaluate(job: Job, *, say: Say = silent, progress: Progress = silent) -> Run:

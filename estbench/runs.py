@@ -76,6 +76,7 @@ class PlannedDoc:
     target: Any
     cluster: str | None
     asked: str = ""  # hash of what is asked, before the model's template and tokenizer
+    choices: list[str] = field(default_factory=list)  # the texts whose log-likelihood is asked
     requests: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -7,6 +7,7 @@ an interval.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,7 +85,9 @@ def _interval(
         numbers = np.asarray(values, float)
         if metric.kind == "binary" if metric else bool(np.isin(numbers, (0.0, 1.0)).all()):
             return stats.proportion_interval(numbers, clusters)
-        return stats.mean_interval(numbers, clusters)
+        known = {"proportion": (0.0, 1.0), "points": (0.0, 100.0)}
+        bounds = known[metric.unit] if metric else (-math.inf, math.inf)
+        return stats.mean_interval(numbers, clusters, bounds=bounds)
     if name in aggregations:
         return stats.Interval(
             float(aggregations[name](values)), None, None, len(values), "lm-eval's aggregation, no interval"

@@ -137,8 +137,10 @@ def test_update_takes_the_newest_data_and_drops_splits_that_are_gone(remote: Sta
     found = load(REF, ["test"])
     assert (found.commit, found.splits["test"], found.matches_lock) == (SECOND, ROWS["dev"], True)
     assert json.loads((checkout / "tasks" / "data.lock").read_text())["owner/name:et"]["rows"] == {"test": 1}
+    asked = len(remote.asked)
     with pytest.raises(DataError, match="no split dev"):
         load(REF, ["dev"])
+    assert len(remote.asked) == asked  # known from the lock, the Hub is not asked
 
 
 def test_outside_a_checkout_the_lock_of_home_is_written_and_read(
@@ -177,7 +179,7 @@ def test_a_full_disk_leaves_the_old_copy_whole(
     pull(REF)
     before = tree(tmp_path)
     remote.commits[SECOND], remote.newest = {"test": ROWS["dev"]}, SECOND
-    monkeypatch.setattr(data.os, "fsync", _no_space)
+    monkeypatch.setattr("estbench.data.os.fsync", _no_space)
     with pytest.raises(DataError, match="No space left"):
         pull(REF, update=True)
     assert tree(tmp_path) == before
@@ -188,7 +190,7 @@ def _no_space(_: int) -> None:
 
 
 def _pull(name: str) -> None:
-    data.fetch = StandIn()
+    vars(data)["fetch"] = StandIn()  # a process of its own
     pull(DatasetRef(f"owner/{name}", "et"))
 
 

@@ -309,6 +309,16 @@ def test_items_come_back_exactly(database: Database, tmp_path: Path) -> None:
     assert queries.items(database, "a", "translate", "chrf").values.shape == (5, 4)
 
 
+def test_items_of_many_runs_are_those_of_each(database: Database, tmp_path: Path) -> None:
+    for run in three_runs(tmp_path):
+        index_run(database, run)
+    found = queries.items_of_runs(database, ["demo-1", "base-1", "demo-2", "no such"], "translate", "chrf")
+    assert set(found) == {"demo-1", "base-1"}
+    for run_id, items in found.items():
+        alone = queries.items(database, run_id, "translate", "chrf")
+        assert (items.docs, items.values.tolist()) == (alone.docs, alone.values.tolist())
+
+
 def test_what_is_not_there_is_said_with_what_is(database: Database, tmp_path: Path) -> None:
     index_run(database, make_run(tmp_path, run="a", tasks={"copa": choice_docs(3)}))
     with pytest.raises(StoreError, match="no 'f1' doc by doc for copa: it has acc, acc_norm"):

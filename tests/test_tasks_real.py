@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from estbench.data import DatasetRef, load, missing, row_hash
+from estbench.data import DatasetRef, load, missing, references, row_hash, verify
 from estbench.registry import FORMS, SKILLS, Registry, Task
 
 REGISTRY = Registry()
@@ -83,7 +83,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 def own_rows(path: str, split: str) -> list[dict[str, Any]]:
     """Three rows in the Hub's schema (eight for dev, so that there are shots enough)."""
-    extra: list[dict[str, Any]] = {
+    by_path: dict[str, list[dict[str, Any]]] = {
         "cambridgeltl/xcopa": [{"label": i % 2, "idx": i, "changed": False} for i in range(3)],
         "facebook/belebele": [
             {
@@ -99,8 +99,8 @@ def own_rows(path: str, split: str) -> list[dict[str, Any]]:
         ],
         "facebook/flores": [{"id": i, "URL": f"u{i // 2}"} for i in range(3)],
         "anukaver/EstQA": [{"id": str(i)} for i in range(3)],
-    }[path]
-    rows = [row | more for row, more in zip(ROWS[path], extra, strict=True)]
+    }
+    rows = [row | more for row, more in zip(ROWS[path], by_path[path], strict=True)]
     if path == "anukaver/EstQA":
         rows = [
             row | {"answers": [{"answer_start": row["context"].index(a), "text": a} for a in row["answers"]]}
@@ -136,7 +136,8 @@ def build(manager: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     def download(self: Any, dataset_kwargs: Any = None, **rest: Any) -> None:
         task = TASKS[self.config.task]
         if task.dataset is None:
-            return original(self, dataset_kwargs, **rest)
+            original(self, dataset_kwargs, **rest)
+            return
         if where["copy"]:
             splits = load(DatasetRef(*task.dataset), task.splits, data=COPY).splits
         else:
@@ -161,10 +162,10 @@ def rendered(task: Any, shots: int | None = None) -> Iterator[tuple[dict[str, An
         yield doc, prompt, choices, task.doc_to_target(doc)
 
 
-def check_prompts(task: Any) -> int:
+def check_prompts(task: Any, shots: int | None = None) -> int:
     """Look at every prompt; returns how many there are."""
     stops = (task.config.generation_kwargs or {}).get("until", [])
-    items = list(rendered(task))
+    items = list(rendered(task, shots))
     for _, prompt, choices, target in items:
         for text in [prompt, *choices, *([target] if isinstance(target, str) else [])]:
             assert text.strip(), "an empty prompt, choice or target"
@@ -231,7 +232,7 @@ def test_every_real_dataset_has_a_line_in_the_lock() -> None:
     import json
 
     lock = json.loads((REGISTRY.folder / "data.lock").read_text("utf-8"))
-    assert set(lock) == {str(DatasetRef(*TASKS[name].dataset)) for name in REAL if TASKS[name].dataset}
+    assert {str(ref) for ref in references(TASKS.values())} <= set(lock)
 
 
 # --- prompts --------------------------------------------------------------------------------------------------------
@@ -247,7 +248,14 @@ def test_prompts_are_whole_on_an_offline_copy(name: str, build: Any) -> None:
     if not has_copy(TASKS[name]):
         pytest.skip(f"no offline copy of {TASKS[name].dataset} here")
     expected = {"estcopa": 500, "estcopa_chat": 1000}.get(name, 100)
-    assert check_prompts(build(name, copy=True)) >= expected
+    assert check_prompts(build(name, copy=True), shots=1) >= expected
+
+
+def test_the_offline_copy_has_the_checksums_it_claims() -> None:
+    if not COPY.is_dir():
+        pytest.skip("no offline copy here")
+    found = [line for line in verify(references(TASKS.values()), COPY) if line.place == str(COPY)]
+    assert found and not [line for line in found if line.level == "error" and "checksum" in line.message]
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -72,8 +72,8 @@ class Database:
 
         Migrations switch `foreign_keys` off, since SQLite rebuilds a table by dropping it; they are checked at the end.
         """
-        with self._plain_errors(), self.engine.connect() as plain:
-            connection = plain.execution_options(estbench_write=True)
+        with self._plain_errors(), self.engine.connect() as connection:
+            connection.execution_options(estbench_write=True)
             sqlite = connection.dialect.name == "sqlite"
             if sqlite and not foreign_keys:
                 _pragma(connection, "foreign_keys=OFF")
@@ -96,7 +96,7 @@ class Database:
         except IntegrityError:
             raise  # a mistake of ours, not of the user
         except DBAPIError as error:
-            raise StoreError(plain(error, self.engine.url, self.label)) from None
+            raise StoreError(_in_plain_words(error, self.engine.url, self.label)) from None
 
 
 def open_database(url: str | None = None, *, create: bool = True) -> Database:
@@ -224,8 +224,9 @@ def _set_journal(database: Database, path: Path) -> None:
             try:
                 if any(_pragma(connection, text) == [(mode,)] for text in ("journal_mode", f"journal_mode={mode}")):
                     return
-            except sqlite3.OperationalError:  # "database is locked": this change does not wait by itself
-                pass
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):  # this change does not wait by itself
+                    raise StoreError(f"The database {database.label} can't be used: {error}.") from None
             if time.monotonic() > deadline:
                 if mode == "wal":
                     return  # slower, but as safe
@@ -315,7 +316,7 @@ def _revision(connection: Connection) -> str | None:
     return None if row is None else str(row[0])
 
 
-def plain(error: DBAPIError, url: URL, label: str) -> str:
+def _in_plain_words(error: DBAPIError, url: URL, label: str) -> str:
     """A driver's error as one line that says what to do, without the password of the URL."""
     first = (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
     on_read_only = "change that, or read a copy that nobody writes to as sqlite:///file:PATH?immutable=1&uri=true"

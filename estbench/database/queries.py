@@ -201,7 +201,17 @@ def scores(
 
 def items(database: Database, run: str, task: str, metric: str) -> Items:
     """The values of a metric; docs without one (no response) are left out. StoreError names what there is instead."""
+    found = items_of_runs(database, [run], task, metric)
+    if not found:
+        with database.read() as connection:
+            raise _no_item(connection, database, run, task, metric)
+    return found[run]
+
+
+def items_of_runs(database: Database, runs: Sequence[str], task: str, metric: str) -> dict[str, Items]:
+    """`items` of many runs at once, by run; those that have none are left out."""
     of_docs, of_clusters, of_asked = (schema.lists.alias(name) for name in ("of_docs", "of_clusters", "of_asked"))
+    item = schema.items.c
     query = (
         select(
             schema.items,
@@ -213,12 +223,13 @@ def items(database: Database, run: str, task: str, metric: str) -> Items:
         .join(of_docs, of_docs.c.hash == TASKS.docs)
         .outerjoin(of_clusters, of_clusters.c.hash == TASKS.clusters)
         .outerjoin(of_asked, of_asked.c.hash == TASKS.asked)
-        .where(_is(schema.items.c, run, task), schema.items.c.metric == metric)
+        .where(item.run_id.in_(list(runs)), item.task == task, item.metric == metric)
     )
     with database.read() as connection:
-        row = connection.execute(query).first()
-        if row is None:
-            raise _no_item(connection, database, run, task, metric)
+        return {row.run_id: _items(row) for row in connection.execute(query)}
+
+
+def _items(row: Row[Any]) -> Items:
     docs, clusters, asked = (
         packing.unpack_list(data) if data else None for data in (row.docs, row.clusters, row.asked)
     )

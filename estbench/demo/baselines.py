@@ -45,20 +45,21 @@ def baselines(task: str) -> dict[str, float]:
 
 def primary(task: str, docs: Sequence[Doc], answers: Sequence[str]) -> float:
     """A task's primary metric for one answer a document (not for mini_copa)."""
-    from estbench.metrics import tasks as metrics
+    import estbench.metrics.tasks as metrics
 
-    results, metric, aggregate = {
+    scorers: dict[str, tuple[Callable[..., Any], str, Callable[..., float]]] = {
         "mini_qa": (metrics.qa_results, "em", _mean),
         "mini_translate_en_et": (metrics.translation_results, "chrf++", metrics.chrf_aggregation),
         "mini_translate_et_en": (metrics.translation_results, "chrf++", metrics.chrf_aggregation),
         "mini_gec": (metrics.gec_results, "f0.5", metrics.gec_aggregation),
         "mini_inflect": (metrics.exact_results, "exact_match", _mean),
         "mini_follow": (follow_results, "follow", _mean),
-    }[task]
-    return float(aggregate([results(doc, [answer])[metric] for doc, answer in zip(docs, answers, strict=True)]))
+    }
+    results, metric, aggregate = scorers[task]
+    return aggregate([results(doc, [answer])[metric] for doc, answer in zip(docs, answers, strict=True)])
 
 
-def _mean(values: Sequence[Any]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 

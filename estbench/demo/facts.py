@@ -24,7 +24,7 @@ def held_out(*key: str, one_in: int = 6) -> bool:
 def fact(r: random.Random, test: bool, verb: Verb | None = None, simple: bool = False) -> Fact:
     """A random fact, from the tests' combinations or from training's.
 
-    simple: in the past, affirmative, done by one person with a name (to ask questions about). verb: with this verb.
+    simple: in the past, affirmative, one person with a name, one object (to ask about). verb: with this verb.
     """
     while True:
         done = verb or r.choice(lexicon.verbs())
@@ -32,7 +32,7 @@ def fact(r: random.Random, test: bool, verb: Verb | None = None, simple: bool = 
             continue
         tense = "past" if simple else _tense(r, done)
         new = Fact(_subject(r, done, simple), done, tense, negative=not simple and r.random() < 0.2)
-        _add_object(r, new)
+        _add_object(r, new, simple)
         if new.objects and held_out(*_key(new)) != test:
             continue
         _add_parts(r, new)
@@ -75,7 +75,7 @@ def _subject(r: random.Random, verb: Verb, simple: bool) -> tuple[Name | Thing, 
     return (Thing(noun, plural=kind > 0.92, adjective=r.choice(fitting) if fitting and r.random() < 0.3 else None),)
 
 
-def _add_object(r: random.Random, new: Fact) -> None:
+def _add_object(r: random.Random, new: Fact, simple: bool) -> None:
     """Adds object (or what is talked about, or the role), and whether it is total."""
     verb = new.verb
     if not verb.kinds:
@@ -89,7 +89,7 @@ def _add_object(r: random.Random, new: Fact) -> None:
     )
     thing = _thing(r, new, noun)
     new.objects = (thing,)
-    if not thing.count and verb.frame != "have" and r.random() < 0.12:
+    if not simple and not thing.count and verb.frame != "have" and r.random() < 0.12:
         second = r.choice([other for other in lexicon.nouns(r.choice(verb.kinds)) if other != noun])
         new.objects = (thing, Thing(second, plural=second.countable and thing.plural))
 

@@ -86,12 +86,14 @@ def wrong_case(r: random.Random, fact: Fact, right: list[str]) -> Change | None:
 def _nominatives(fact: Fact) -> dict[str, str]:
     """Form -> nominative, for the words of the sentence whose nominative would be wrong there.
 
-    Left out: nominatives that are genitive or partitive too, which may be right (ostis muna; andis Mari raamatu).
+    Left out: nominatives that are genitive or partitive too, which may be right (ostis muna; andis Mari raamatu), and
+    those that could be mended in two ways (luges raamat: raamatut or raamatu; tuli linn: linna or linnast).
     """
     forms: dict[str, str] = {}
     things = [*fact.objects, *([fact.person] if isinstance(fact.person, Thing) else [])]
+    open_aspect = fact.verb.aspect == "both" and not fact.negative and not (fact.total and fact.verb.particle)
     for thing in things:
-        if thing.plural and not fact.negative:
+        if (thing.plural and not fact.negative) or (open_aspect and thing in fact.objects):
             continue  # parandas telefonid is right beside parandas telefone
         for word in (thing.noun, thing.adjective) if thing.adjective else (thing.noun,):
             if word.nom not in (word.gen, word.part):
@@ -104,7 +106,7 @@ def _nominatives(fact: Fact) -> dict[str, str]:
     for name in (fact.partner, fact.person):
         if isinstance(name, Name) and name.nom != name.gen:
             forms |= {name.form(case): name.nom for case in lexicon.ENDINGS}
-    for place in (fact.place, fact.way):
+    for place in (fact.place, None if fact.verb.frame in ("come", "until") else fact.way):
         if place and place.nom != place.at[:-1]:
             forms |= {place.at: place.nom, place.to: place.nom, place.from_: place.nom, place.until: place.nom}
     return forms

@@ -37,6 +37,9 @@ PROMPTS = {
     "mini_inflect": "Sõna: {word}\nKääne: {case}\nVorm:",
     "mini_follow": "{instruction}\nVastus:",
 }
+# left out: the illative, which has short forms (kotti), and plural cases that have an i-plural too (raamatuis)
+SINGULAR_CASES = ("genitive", "partitive", *(case for case in lexicon.ENDINGS if case != "illative"))
+PLURAL_CASES = ("nominative", "genitive", "partitive", "abessive", "comitative")
 NEGATION_UNSEEN = 3  # the negative half of one cause in so many is never trained on in mini_copa
 
 
@@ -103,12 +106,7 @@ def inflect(r: random.Random, test: bool) -> list[Doc]:
     while True:
         noun = r.choice(lexicon.nouns())
         plural = noun.countable and r.random() < 0.35
-        # left out: plural cases that have an i-plural too (raamatuis), and the illative, which has short forms
-        case = r.choice(
-            ("nominative", "genitive", "partitive", "abessive", "comitative")
-            if plural
-            else tuple(lexicon.CASE_NAMES)[1:3] + SINGULAR
-        )
+        case = r.choice(PLURAL_CASES if plural else SINGULAR_CASES)
         if held_out(noun.nom, case, str(plural), one_in=4) == test:
             name = lexicon.CASE_NAMES[case]
             return [
@@ -120,15 +118,11 @@ def inflect(r: random.Random, test: bool) -> list[Doc]:
             ]
 
 
-SINGULAR = tuple(case for case in lexicon.ENDINGS if case != "illative")
-
-
 def obey(r: random.Random, test: bool) -> list[Doc]:
     while True:
-        words = [noun.nom for noun in r.sample(lexicon.nouns(), r.choice((2, 3, 3, 4)))]
-        rules = _rules(r, len(words))
-        unseen = held_out(*words[:2]) if len(rules) < 2 else held_out(*rules, one_in=5) or held_out(*words[:2])
-        if unseen == test and len({word[0] for word in words}) == len(words):
+        rules = _rules(r)
+        words = [noun.nom for noun in r.sample(lexicon.nouns(), r.choice((2, 3, 4)) if "count" in rules else 3)]
+        if held_out(*words[:2]) == test and len({word[0] for word in words}) == len(words):
             return [
                 {
                     "instruction": follow.instruction(rules, words),
@@ -139,11 +133,11 @@ def obey(r: random.Random, test: bool) -> list[Doc]:
             ]
 
 
-def _rules(r: random.Random, words: int) -> list[str]:
+def _rules(r: random.Random) -> list[str]:
     """One to three rules of different groups that go together."""
     if r.random() < 0.07:
         return ["count"]
-    groups = r.sample(list(follow.GROUPS), r.choices((1, 2, 3), (4, 4, 1))[0])
+    groups = r.sample(list(follow.GROUPS), r.choices((1, 2, 3), (6, 4, 1))[0])
     rules = [r.choice(follow.GROUPS[group]) for group in follow.GROUPS if group in groups]
     if {"first", "last"} & set(rules):
         rules = [rule for rule in rules if rule not in ("commas", "and")]
@@ -166,30 +160,38 @@ QUESTIONS = {  # part -> its question words
 
 
 def qa(r: random.Random, test: bool) -> list[Doc]:
-    """A text of two or three sentences; half of the questions have a rival who did the same."""
+    """A text of two or three sentences and a question of one of three kinds.
+
+    alone: only one sentence has what is asked for (a place, say); verb: the verb tells which sentence is meant; rival:
+    two people did the same, so that the name, or another detail, has to be found.
+    """
     while True:
+        kind = r.choice(("alone", "alone", "verb", "rival"))
         asked = fact(r, test, simple=True)
         parts = dict(asked.et_parts())
         about = r.choice(
-            [part for part in QUESTIONS if part in parts and (part != "subject" or asked.verb.frame != "have")]
+            [part for part in QUESTIONS if part in parts and (part, asked.verb.frame) != ("subject", "have")]
         )
-        rival = r.random() < 0.5
-        others = [fact(r, test, verb=asked.verb, simple=True)] if rival else []
-        others += [fact(r, test, simple=True) for _ in range(r.choice((0, 1) if rival else (1, 1, 2)))]
-        names = [other.subject[0] for other in (asked, *others)]
-        if len(set(names)) < len(names) or any(other.verb == asked.verb for other in others[int(rival) :]):
-            continue
-        if rival and not _differ(asked, others[0], about):
-            continue
-        text = " ".join(said.et for said in r.sample([asked, *others], len(others) + 1))
-        return [
-            {
-                "context": text,
-                "question": _question(r, asked, about, rival),
-                "answers": _answers(asked, about, parts[about]),
-                "rival": rival,
-            }
-        ]
+        others = [fact(r, test, verb=asked.verb if kind == "rival" else None, simple=True)]
+        if r.random() < 0.4:
+            others.append(fact(r, test, simple=True))
+        if _fits(kind, asked, others, about):
+            text = " ".join(said.et for said in r.sample([asked, *others], len(others) + 1))
+            question = _question(r, asked, about, keep_all=kind == "rival" and about == "subject")
+            return [
+                {"context": text, "question": question, "answers": _answers(asked, about, parts[about]), "kind": kind}
+            ]
+
+
+def _fits(kind: str, asked: Fact, others: list[Fact], about: str) -> bool:
+    """Whether the text makes a question of this kind, with one right answer."""
+    names = {said.subject[0] for said in (asked, *others)}
+    strangers = others[1:] if kind == "rival" else others
+    if len(names) < len(others) + 1 or any(other.verb == asked.verb for other in strangers):
+        return False
+    if kind == "alone":
+        return about != "subject" and all(about not in dict(other.et_parts()) for other in others)
+    return kind == "verb" or _differ(asked, others[0], about)
 
 
 def _differ(asked: Fact, rival: Fact, about: str) -> bool:
@@ -202,18 +204,17 @@ def _differ(asked: Fact, rival: Fact, about: str) -> bool:
     )
 
 
-def _question(r: random.Random, asked: Fact, about: str, rival: bool) -> str:
+def _question(r: random.Random, asked: Fact, about: str, keep_all: bool) -> str:
+    """The question; keep_all: with every detail of the fact, otherwise with some."""
     parts = asked.et_parts()
     verb = next(words for part, words in parts if part == "verb")
-    subject = next(words for part, words in parts if part == "subject")
-    optional = ("time", "partner", "place", "without")
-    keep = [
-        words
-        for part, words in parts
-        if part not in ("subject", "verb", about)
-        and (part not in optional or (about == "subject" and rival) or r.random() < 0.4)
-    ]
-    return " ".join([_question_words(asked, about), verb, *([] if about == "subject" else [subject]), *keep]) + "?"
+    subject = [words for part, words in parts if part == "subject" and part != about]
+    details = [words for part, words in parts if part not in ("subject", "verb", about) and _kept(r, part, keep_all)]
+    return " ".join([_question_words(asked, about), verb, *subject, *details]) + "?"
+
+
+def _kept(r: random.Random, part: str, keep_all: bool) -> bool:
+    return keep_all or part not in ("time", "partner", "place", "without") or r.random() < 0.4
 
 
 def _question_words(asked: Fact, about: str) -> str:

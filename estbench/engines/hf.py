@@ -72,7 +72,6 @@ class HFEngine:
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 self.checkpoint.path,

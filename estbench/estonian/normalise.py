@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−﹣－", "-"))
 QUOTES = "\"'„“”«»‚‘’‹›`´"
-QUOTE_PAIRS = {"„": "“”\"", "“": "”\"", "«": "»", "»": "«", "‚": "‘’", "‘": "’", "‹": "›", '"': '"', "'": "'", "`": "`"}
+QUOTE_PAIRS = {"„": '“”"', "“": '”"', "«": "»", "»": "«", "‚": "‘’", "‘": "’", "‹": "›", '"': '"', "'": "'", "`": "`"}
 ANSWER_LABELS = ("õige vastus", "lõplik vastus", "lühivastus", "vastus", "vorm", "final answer", "answer")
 
 _ANSWER_IS = re.compile(r"\A[\s*_]*(?:õige |lõplik |the )?(?:vastus on|answer is):?[\s*_]+(?=\S)", re.IGNORECASE)
@@ -34,8 +34,10 @@ def normalise(text: str) -> str:
     for sign in QUOTES:
         text = text.replace(sign, "")
     kept = {match.start() for match in _KEPT.finditer(text)}
-    bare = "".join(" " if place not in kept and unicodedata.category(sign)[0] == "P" else sign for place, sign in enumerate(text))
-    return " ".join(bare.split()) or text.strip()
+    signs = [
+        " " if unicodedata.category(sign)[0] == "P" and place not in kept else sign for place, sign in enumerate(text)
+    ]
+    return " ".join("".join(signs).split()) or text.strip()
 
 
 def without_thinking(response: str) -> str:
@@ -67,7 +69,7 @@ def without_quotes(text: str) -> str:
 
 
 def answer_text(response: str, labels: Iterable[str] = ANSWER_LABELS) -> str:
-    """A short answer: the first line that has text, without reasoning, label, markup and quotes. Empty: there is none."""
+    """A short answer: the first line with text, without reasoning, label, markup and quotes. Empty: there is none."""
     text = without_label(without_markup(without_thinking(response)), labels)
     line = next((line.strip() for line in text.splitlines() if line.strip(" *_`#")), "")
     line = _ANSWER_IS.sub("", without_label(line, labels), count=1)

@@ -59,34 +59,41 @@ def _allowed(patterns: dict[str, re.Pattern[str]], name: str, text: str) -> Iter
     if name == "opening" and len({match[1] for match in patterns["listed"].finditer(text)}) > 1:
         return  # the options are repeated, none of them is chosen by that
     for match in patterns[name].finditer(text):
-        denied = patterns["denied"].match(text, match.end()) or patterns["denial"].search(text[: match.start()])
-        if not denied and not patterns["another"].match(text, match.end()):
+        before = text[: match.start()]
+        denied = patterns["denied"].match(text, match.end()) or patterns["denial"].search(before)
+        several = patterns["another"].match(text, match.end()) or patterns["other"].search(before)
+        if not denied and not several:
             yield match
 
 
 @cache
 def _patterns(options: int) -> dict[str, re.Pattern[str]]:
     upper, lower = LETTERS[:options], LETTERS[:options].lower()
-    letter = rf"[(\[\"'„“]?\s*([{upper}](?![\w-])|[{upper}](?=-?variant)|[{lower}](?=\s*[).\]](?:\s|\Z)|\s*\Z))"
+    letter = rf"[(\[\"'„“]?\s*([{upper}](?![\w-])|[{upper}](?=-?varian[td])|[{lower}](?=\s*[).\]](?:\s|\Z)|\s*\Z))"
     ordinal = rf"((?i:{'|'.join(ORDINALS[:options])}))\b"
     number = rf"([1-{options}])(?![\w,]|\.\d)"
     named = rf"(?:{letter}|{ordinal}|{number})"
     noun = r"(?:vastus|vastuseks|vastusevariant|valik|valikvastus|variant|täht|answer|option|choice)"
     joined = r"(?:\s+(?:on|oleks|jääb|is|would be))?\s*[:=–-]?\s*(?:(?:variant|valik|vastus|täht|option)\s*:?\s*)?"
+    either = r"\s*(?:,|/|või|ja|ning|or|and|kuni)\s*[(\"„]?"
     return {
         "bare": re.compile(rf"[(\[\"'„]?([{upper}{lower}]|[1-{options}])[)\]\"'“”.:!,]*"),
         "answer": re.compile(rf"(?i:\b(?:vastus|vastuseks|answer|õige|correct){joined})(?i:{noun}{joined})?{named}"),
         "opening": re.compile(rf"\A[(\[\"'„]?([{upper}])(?:[).\]:]|\s*(?:\n|\Z)|\s+[–—-]\s)"),
         "listed": re.compile(rf"^\s*[(\[]?([{upper}])[).\]:]", re.MULTILINE),
         "variant": re.compile(
-            rf"\b([{upper}])[ -]?(?:variant|valik|vastus|vastusevariant|option)\w*"
+            rf"\b([{upper}])[ -]?(?:varian[td]|valik|vastus|option)"
             rf"|(?i:\b(?:variant|variandi|valik|valiku|valin|vastuse|option|choose|choice)(?:ks|ga)?:?\s+){letter}"
             rf"|\b{ordinal}\s+(?i:variant|valik|vastus|lause|võimalus|väide)"
             rf"|\b(?i:variant|valik|vastus)\s+{number}"
             rf"|\b([{upper}])\s+on\s+(?:õige|tõenäolisem|parem)\b"
         ),
         "alone": re.compile(rf"(?<![\w-])([{upper}])(?![\w-])"),
-        "denied": re.compile(r"[)\].\"”“]*\s*(?:ei\b|pole\b|on (?:vale|väär|ebaõige|välistatud)|is (?:not|wrong|incorrect))", re.IGNORECASE),
+        "denied": re.compile(
+            r"[)\].\"”“]*\s*(?:ei\b|pole\b|on (?:vale|väär|ebaõige|välistatud)|is (?:not|wrong|incorrect))",
+            re.IGNORECASE,
+        ),
         "denial": re.compile(r"(?:\bmitte|\bei ole|\bpole|\bnot|\bvale vastus on)\s*[:(\"„]*\s*\Z", re.IGNORECASE),
-        "another": re.compile(rf"[)\].\"”“]*\s*(?:,|/|või|ja|ning|or|and|kuni)\s*[(\"„]?[{upper}](?![\w-])"),
+        "another": re.compile(rf"[)\].\"”“]*{either}[{upper}](?![\w-])"),
+        "other": re.compile(rf"(?<![\w-])[{upper}][)\].\"”“]*{either}\Z"),
     }

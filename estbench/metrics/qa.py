@@ -23,7 +23,8 @@ def gold_answers(answers: Any) -> list[str]:
 
     Raises TaskError if there is none: a document without gold can't be scored.
     """
-    texts = answers.get("text", []) if isinstance(answers, Mapping) else [answers] if isinstance(answers, str) else answers
+    texts = answers.get("text", []) if isinstance(answers, Mapping) else answers
+    texts = [texts] if isinstance(texts, str) else texts
     found = [str(entry["text"] if isinstance(entry, Mapping) else entry) for entry in texts]
     golds = list(dict.fromkeys(text for text in found if text.strip()))
     if not golds:

@@ -25,7 +25,8 @@ BLEU_ORDERS = 4  # [hypothesis length, reference length, correct 1 to 4, total 1
 
 @cache
 def _sacrebleu(name: str) -> Any:
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     return CHRF(word_order=2) if name == "chrf++" else BLEU()
 
@@ -63,7 +64,8 @@ def chrf(statistics: ArrayLike) -> Floats:
     recall = np.divide(match, reference, out=np.zeros_like(match), where=used).sum(axis=-1) / orders
     factor = CHRF_BETA**2
     below = factor * precision + recall
-    return 100 * np.divide((1 + factor) * precision * recall, below, out=np.zeros_like(below), where=below > 0)
+    score: Floats = np.divide((1 + factor) * precision * recall, below, out=np.zeros_like(below), where=below > 0)
+    return 100 * score
 
 
 def bleu(statistics: ArrayLike) -> Floats:
