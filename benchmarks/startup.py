@@ -39,10 +39,10 @@ def main() -> int:
     slow = False
     for ours, theirs, times in (
         (["estbench", "--help"], ["lm-eval", "--help"], repeats),
-        (["estbench", "tasks"], ["lm-eval", "ls", "tasks"], 1),
+        (["estbench", "tasks", "output=table"], ["lm-eval", "ls", "tasks"], 1),
     ):
         mine, peer = median(ours, repeats), median(theirs, times)
-        print(f"{' '.join(ours):16} {mine:6.3f} s   {' '.join(theirs):16} {peer:6.2f} s   ratio {peer / mine:5.0f}x")
+        print(f"{' '.join(ours):29} {mine:6.3f} s   {' '.join(theirs):16} {peer:6.2f} s   ratio {peer / mine:5.0f}x")
         slow |= mine >= LIMIT
     return int(slow)
 

@@ -43,7 +43,9 @@ def proportion_interval(values: ArrayLike, clusters: Clusters = None) -> Interva
 
     With clusters the sample size is n / deff and the quantile is t with G - 1 (Korn & Graubard 1998 for the effective
     sample size; Wilson's form of it in Dean & Pagano 2015 and Franco et al. 2019). deff is the clustered variance over
-    p(1 - p)/n, at least 1; where all values are equal it can't be estimated, and each cluster counts as one document.
+    p(1 - p)/n, at least 1. It is estimated with two half-sized clusters added, one all right and one all wrong
+    (Jeffreys' prior for clusters): without them a few rare answers in few clusters look more certain than they are.
+    Where all values are equal each cluster counts as one document.
     """
     numbers, codes, count = _checked(values, clusters)
     refused = _refusal(numbers, count)
@@ -54,7 +56,7 @@ def proportion_interval(values: ArrayLike, clusters: Clusters = None) -> Interva
         return Interval(p, *_wilson(p, n, t_quantile(math.inf)), n, "Wilson")
     effective = float(count)
     if 0 < p < 1:
-        effective = n / max(1.0, _clustered_variance(numbers, codes, count) / (p * (1 - p) / n))
+        effective = n / max(1.0, _design_effect(numbers, codes, count))
     method = f"Wilson, {count} clusters, effective n {effective:.0f}"
     return Interval(p, *_wilson(p, effective, t_quantile(count - 1)), n, method)
 
@@ -160,6 +162,15 @@ def _clustered_variance(numbers: Floats, codes: NDArray[np.intp], count: int) ->
     """The variance of the mean when whole clusters were drawn."""
     sums = np.bincount(codes, numbers - numbers.mean(), minlength=count)
     return float(count / (count - 1) * (sums**2).sum() / len(numbers) ** 2)
+
+
+def _design_effect(numbers: Floats, codes: NDArray[np.intp], count: int) -> float:
+    """The clustered variance of a proportion over that of independent documents, with the added half clusters."""
+    half = len(numbers) / count / 2
+    total = len(numbers) + 2 * half
+    p = (numbers.sum() + half) / total
+    squares = (np.bincount(codes, numbers - p, minlength=count) ** 2).sum() + half**2 * (p**2 + (1 - p) ** 2)
+    return float(count / (count - 1) * squares / total / (p * (1 - p)))
 
 
 def _wilson(p: float, n: float, quantile: float) -> tuple[float, float]:

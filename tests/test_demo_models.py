@@ -117,7 +117,7 @@ def test_a_killed_training_leaves_no_model(tmp_path: Path, monkeypatch: pytest.M
 
 def test_only_the_answer_is_learnt() -> None:
     words = tokenizer.train()
-    (ids, start), *_ = train.examples(train.Recipe({"mini_inflect": 1}, examples=1), words)
+    ((ids, start),) = train.examples(train.Recipe({"mini_inflect": 1}, examples=1), words)
     assert words.decode(ids[:start]).endswith("Vorm:")
     assert ids[-1] == tokenizer.EOS_ID
     _, targets = train.tensors([(ids, start)])

@@ -189,10 +189,10 @@ def test_qa_answers_stand_in_the_text_and_not_in_the_question() -> None:
         assert doc["answers"][0] not in doc["question"]
 
 
-def test_half_of_the_questions_need_more_than_the_kind_of_answer() -> None:
+def test_part_of_the_questions_needs_more_than_the_kind_of_answer() -> None:
     kinds = Counter(doc["kind"] for doc in rows("mini_qa")["test"])
     assert set(kinds) == {"alone", "verb", "rival"}
-    assert kinds["verb"] + kinds["rival"] > 0.4 * sum(kinds.values())
+    assert kinds["verb"] + kinds["rival"] > 0.3 * sum(kinds.values())
 
 
 def test_a_rival_did_the_same_and_would_be_another_answer() -> None:

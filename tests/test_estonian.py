@@ -133,7 +133,11 @@ def glued(tokens: list[str]) -> str:
     return text
 
 
-@given(st.lists(st.sampled_from(["Ta", "läks", "koju", ",", ".", "10.", "6-7", "NATO-sse", "3,5", "!", "...", "nt"]), min_size=1))
+@given(
+    st.lists(
+        st.sampled_from(["Ta", "läks", "koju", ",", ".", "10.", "6-7", "NATO-sse", "3,5", "!", "...", "nt"]), min_size=1
+    )
+)
 def test_the_source_itself_gives_its_own_tokens(tokens: list[str]) -> None:
     assert project_tokens(" ".join(tokens), tokens) == tokens
 

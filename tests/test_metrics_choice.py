@@ -99,7 +99,9 @@ def test_letters_beyond_the_options_are_no_answer() -> None:
     assert chosen("Vastus: C", OPTIONS) == 2
 
 
-@given(st.integers(0, 3), st.sampled_from(["Vastus: {}", "Õige vastus on {}.", "{}", "({})", "Variant {}", "{}-variant"]))
+@given(
+    st.integers(0, 3), st.sampled_from(["Vastus: {}", "Õige vastus on {}.", "{}", "({})", "Variant {}", "{}-variant"])
+)
 def test_every_letter_in_every_phrase(place: int, phrase: str) -> None:
     assert chosen(phrase.format("ABCD"[place]), OPTIONS) == place
 

@@ -57,7 +57,6 @@ def test_core_and_board_ask_for_no_torch(extras: list[str]) -> None:
         ("transformers", "5.23.0"),
         ("fastapi", "0.136.3"),  # the newest that vLLM takes
         ("fastapi", "0.165.0"),
-        ("numpy", "1.26.4"),
         ("numpy", "2.3.5"),  # vLLM's, through numba
     ],
 )

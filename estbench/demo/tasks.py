@@ -166,32 +166,34 @@ def qa(r: random.Random, test: bool) -> list[Doc]:
     two people did the same, so that the name, or another detail, has to be found.
     """
     while True:
-        kind = r.choice(("alone", "alone", "verb", "rival"))
+        kind = r.choice(("alone", "alone", "alone", "verb", "rival"))
         asked = fact(r, test, simple=True)
-        parts = dict(asked.et_parts())
-        about = r.choice(
-            [part for part in QUESTIONS if part in parts and (part, asked.verb.frame) != ("subject", "have")]
-        )
         others = [fact(r, test, verb=asked.verb if kind == "rival" else None, simple=True)]
         if r.random() < 0.4:
             others.append(fact(r, test, simple=True))
-        if _fits(kind, asked, others, about):
-            text = " ".join(said.et for said in r.sample([asked, *others], len(others) + 1))
-            question = _question(r, asked, about, keep_all=kind == "rival" and about == "subject")
-            return [
-                {"context": text, "question": question, "answers": _answers(asked, about, parts[about]), "kind": kind}
-            ]
+        about = r.choice(_askable(asked))
+        if (
+            len({said.subject[0] for said in (asked, *others)}) == len(others) + 1
+            and _kind(asked, others, about) == kind
+        ):
+            break
+    context = " ".join(said.et for said in r.sample([asked, *others], len(others) + 1))
+    question = _question(r, asked, about, keep_all=kind == "rival" and about == "subject")
+    return [{"context": context, "question": question, "answers": _answers(asked, about), "kind": kind}]
 
 
-def _fits(kind: str, asked: Fact, others: list[Fact], about: str) -> bool:
-    """Whether the text makes a question of this kind, with one right answer."""
-    names = {said.subject[0] for said in (asked, *others)}
-    strangers = others[1:] if kind == "rival" else others
-    if len(names) < len(others) + 1 or any(other.verb == asked.verb for other in strangers):
-        return False
-    if kind == "alone":
-        return about != "subject" and all(about not in dict(other.et_parts()) for other in others)
-    return kind == "verb" or _differ(asked, others[0], about)
+def _askable(said: Fact) -> list[str]:
+    parts = dict(said.et_parts())
+    return [part for part in QUESTIONS if part in parts and (part, said.verb.frame) != ("subject", "have")]
+
+
+def _kind(asked: Fact, others: list[Fact], about: str) -> str:
+    """The kind of question that this is; empty: it has no single right answer."""
+    rivals = [other for other in others if other.verb == asked.verb]
+    if rivals:
+        return "rival" if all(_differ(asked, rival, about) for rival in rivals) else ""
+    alone = about != "subject" and all(about not in dict(other.et_parts()) for other in others)
+    return "alone" if alone else "verb"
 
 
 def _differ(asked: Fact, rival: Fact, about: str) -> bool:
@@ -226,9 +228,9 @@ def _question_words(asked: Fact, about: str) -> str:
     return "Kellena" if asked.verb.frame == "work" and about == "role" else QUESTIONS[about]
 
 
-def _answers(asked: Fact, about: str, words: str) -> list[str]:
+def _answers(asked: Fact, about: str) -> list[str]:
     """The words of the text, and what else is right: the object in the nominative, the partner without koos."""
-    words = words.removeprefix("koos ")
+    words = dict(asked.et_parts())[about].removeprefix("koos ")
     if about != "object":
         return [words]
     plain = " ja ".join(thing.et("nominative") for thing in asked.objects)

@@ -38,7 +38,7 @@ class Recipe:
 
     shares: Mapping[str, float] = field(default_factory=dict)
     examples: int = 64_000
-    steps: int = 5500
+    steps: int = 6000
     batch: int = 16  # examples
     rate: float = 2.5e-3  # the highest learning rate, after 50 steps; cosine to 0
     hidden: int = 128

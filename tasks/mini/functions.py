@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from estbench.demo.follow import follow_results
 from estbench.metrics.tasks import (
     bleu_aggregation,
     chrf_aggregation,
@@ -11,11 +12,10 @@ from estbench.metrics.tasks import (
     gec_aggregation,
     gec_precision_aggregation,
     gec_recall_aggregation,
+    gec_results,
     qa_results,
     translation_results,
 )
-
-from estbench.demo.follow import follow_results
 
 __all__ = [
     "bleu_aggregation",
@@ -26,6 +26,7 @@ __all__ = [
     "gec_aggregation",
     "gec_precision_aggregation",
     "gec_recall_aggregation",
+    "gec_results",
     "qa_results",
     "translation_exact_results",
     "translation_results",

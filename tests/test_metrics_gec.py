@@ -1,0 +1,269 @@
+"""MaxMatch: by hand, by brute force, and against recorded results of the Estonian scorer."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estbench.estonian.tokeniser import project_tokens
+from estbench.metrics import gec, get
+from estbench.metrics.tasks import gec_aggregation, gec_precision_aggregation, gec_recall_aggregation, gec_results
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+FIXTURES = SHARED / "fixtures"
+MIRROR = SHARED / "mirror" / "tlu-dt-nlp__EstGEC-L2-Corpus" / "dev"
+recorded = pytest.mark.skipif(not (FIXTURES / "gec_dev.json").exists(), reason="the recorded results are not here")
+
+# Lines of the development set on which we differ from the reference by one edit. In 2, 123, 985 and 1019 it misses an
+# insertion behind a replaced first word, in 617 one of two commas around a replaced word, in 834 it proposes one less.
+KNOWN = {"hyp2": {2, 123, 617, 985, 1019}, "hyp3": {617}, "hyp4": {834}}
+
+
+def edit(start: int, end: int, correction: str, kind: str = "R:LEX", annotator: int = 0) -> list[Any]:
+    return [annotator, start, end, kind, [correction]]
+
+
+def count(source: str, output: str, *edits: list[Any]) -> list[list[int]]:
+    return gec.counts(source.split(), output.split(), gec.annotators(edits))
+
+
+def test_the_source_proposes_nothing() -> None:
+    assert count("a b c", "a b c", edit(0, 1, "x")) == [[0, 0, 1]]
+    assert gec.f_score(np.array([0, 0, 1])) == 0
+    assert gec.precision(np.array([0, 0, 1])) == 1
+
+
+def test_gold_edits_are_found_inside_a_larger_change() -> None:
+    """The paper's point: without the gold the change of b c d would be one edit."""
+    gold = [edit(1, 2, "x"), edit(3, 4, "")]
+    assert count("a b c d e", "a x c e", *gold) == [[2, 2, 2]]
+    assert count("a b c d e", "a x c e", gold[0]) == [[1, 2, 1]]
+    assert count("a b c d e", "a x c e") == [[0, 1, 0]]
+
+
+def test_a_gold_edit_may_have_unchanged_words_inside() -> None:
+    assert count("kodus läks masin katki .", "läks masin kodus katki .", edit(0, 3, "läks masin kodus", "R:WO")) == [
+        [1, 1, 1]
+    ]
+    far = [f"w{place}" for place in range(16)]
+    source, output = ["a", *far, "b"], ["b", *far, "a"]
+    gold = gec.annotators([edit(0, 18, " ".join(output))])
+    assert gec.counts(source, output, gold, unchanged=16) == [[1, 1, 1]]
+    assert gec.counts(source, output, gold, unchanged=15)[0][0] == 0
+
+
+def test_any_alternative_is_right() -> None:
+    for answer in ("x", "y z"):
+        assert count("a b", f"a {answer}", edit(1, 2, "x||y z")) == [[1, 1, 1]]
+        assert count("a b", f"a {answer}", [0, 1, 2, "R:LEX", ["x", "y z"]]) == [[1, 1, 1]]
+    assert count("a b", "a", edit(1, 2, "-NONE-")) == [[1, 1, 1]]
+
+
+def test_a_gold_edit_counts_once() -> None:
+    assert count("a b", "a x x b", edit(1, 1, "x"))[0][0] == 1
+
+
+def test_both_shapes_of_edits_and_noop() -> None:
+    row = {"annotator": 1, "start": 0, "end": 1, "type": "R:LEX", "corrections": ["x"]}
+    noop = {"annotator": 0, "start": -1, "end": -1, "type": "noop", "corrections": []}
+    assert count("a b", "x b", row, noop) == [[0, 1, 0], [1, 1, 1]]  # type: ignore[arg-type]
+    assert gec.annotators([]) == [[]]
+
+
+def test_word_order_edits_make_pseudo_annotators() -> None:
+    whole, inner, outside = edit(1, 4, "d c x", "R:WO"), edit(1, 2, "x"), edit(0, 1, "y")
+    found = gec.annotators([outside, inner, whole])
+    assert [[one.start for one in own] for own in found] == [[0, 1, 1], [0, 1], [0, 1]]
+    assert [own[1].kind for own in found[1:]] == ["R:WO", "R:LEX"]
+    assert len(gec.annotators([whole, edit(1, 3, "c b", "R:WO")])) == 1  # a word-order edit inside is none of the inner
+
+
+def test_the_annotator_is_chosen_by_cumulative_f() -> None:
+    """Per sentence the second annotator is as good or better (1 of 1); the sum decides otherwise."""
+    rows = gec.select([[2, 2, 2, 1, 1, 1], [0, 1, 3, 0, 1, 1]])
+    assert rows.tolist() == [[2, 2, 2], [0, 1, 1]]
+    assert gec.select([[0, 0, 2, 0, 0, 1, 0, 0, 1]]).tolist() == [[0, 0, 1]]
+    assert gec.select([]).shape == (0, 3)
+
+
+def test_scores_of_the_task() -> None:
+    doc = {
+        "source_tokens": ["Ta", "lähed", "koju", "."],
+        "edits": [{"annotator": 0, "start": 1, "end": 2, "type": "R:VERB:FORM", "corrections": ["läheb"]}],
+    }
+    right = gec_results(doc, ["Parandatud lause: Ta läheb koju."])
+    assert right == {"f0.5": [1, 1, 1], "gec_precision": [1, 1, 1], "gec_recall": [1, 1, 1], "parse_failure": 0}
+    copied, wrong = gec_results(doc, ["Ta lähed koju."]), gec_results(doc, ["Ta lähen koju."])
+    assert copied["f0.5"] == [0, 0, 1]
+    assert wrong["f0.5"] == [0, 1, 1]
+    items = [right["f0.5"], wrong["f0.5"], right["f0.5"], copied["f0.5"]]
+    assert gec_precision_aggregation(items) == pytest.approx(2 / 3)
+    assert gec_recall_aggregation(items) == pytest.approx(1 / 2)
+    assert gec_aggregation(items) == pytest.approx(1.25 * (2 / 3) * 0.5 / (0.25 * 2 / 3 + 0.5))
+    metric = get("f0.5")
+    assert metric
+    assert metric.prepare
+    assert metric.prepare(items).shape == (4, 3)
+
+
+@pytest.mark.parametrize("response", ["", "<think>hm", "Ta läheb koju. " * 30])
+def test_an_empty_or_looping_output_is_the_source_and_a_failure(response: str) -> None:
+    doc = {"source_tokens": ["Ta", "lähed", "koju", "."], "edits": [edit(1, 2, "läheb")]}
+    assert gec_results(doc, [response])["f0.5"] == [0, 0, 1]
+    assert gec_results(doc, [response])["parse_failure"] == 1
+
+
+def brute_force(source: list[str], output: list[str], gold: list[gec.Edit], unchanged: int) -> tuple[int, int]:
+    """(most gold edits, fewest edits) over all ways to cut all shortest scripts into edits; exponential."""
+    lattice = gec._Lattice(source, output).steps
+    after: dict[Any, list[tuple[Any, bool]]] = {}
+    for vertex, before in lattice.items():
+        for step, changed in before.items():
+            after.setdefault(step, []).append((vertex, changed))
+
+    def edits_from(begin: Any) -> Iterator[tuple[Any, bool]]:
+        """Ends of edits that begin here."""
+        paths = [(begin, False, 0)]
+        while paths:
+            vertex, changed, same = paths.pop()
+            if changed:
+                yield vertex
+            for to, changes in after.get(vertex, []):
+                if same + (not changes) <= unchanged:
+                    paths.append((to, changed or changes, same + (not changes)))
+
+    def best(vertex: Any) -> tuple[int, int]:
+        if vertex == (len(source), len(output)):
+            return 0, 0
+        options = [best(to) for to, changes in after.get(vertex, []) if not changes]
+        for end in set(edits_from(vertex)):
+            words = tuple(output[vertex[1] : end[1]])
+            hit = any((one.start, one.end) == (vertex[0], end[0]) and words in one.corrections for one in gold)
+            matched, minus = best(end)
+            options.append((matched + hit, minus - 1))
+        return max(options)
+
+    matched, minus = best((0, 0))
+    return matched, -minus
+
+
+TOKENS = st.lists(st.sampled_from("abc"), max_size=5)
+GOLD = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 2), st.lists(st.sampled_from("abc"), max_size=2)), max_size=3
+)
+
+
+@given(TOKENS, TOKENS, GOLD, st.integers(0, 3))
+@settings(max_examples=300, deadline=None)
+def test_the_one_pass_finds_what_enumeration_finds(
+    source: list[str], output: list[str], gold: list[tuple[int, int, list[str]]], unchanged: int
+) -> None:
+    edits = [
+        gec.Edit(start, min(start + size, len(source)), "R", (tuple(words),))
+        for start, size, words in gold
+        if start <= len(source)
+    ]
+    proposed = gec._Lattice(source, output).best_edits(edits, unchanged)
+    hits = sum(
+        any((one.start, one.end) == (start, end) and words in one.corrections for one in edits)
+        for start, end, words in proposed
+    )
+    assert (hits, len(proposed)) == brute_force(source, output, edits, unchanged)
+    rebuilt, done = [], 0
+    for start, end, words in proposed:
+        rebuilt += [*source[done:start], *words]
+        done = end
+    assert rebuilt + source[done:] == output  # the edits turn the source into the output
+
+
+@given(st.lists(st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=1, max_size=3), max_size=5))
+def test_the_score_is_the_formula(table: list[list[list[int]]]) -> None:
+    values = [[number for row in rows for number in row] for rows in table]
+    correct, proposed, gold = gec.select(values).sum(axis=0)
+    p = correct / proposed if proposed else 1
+    r = correct / gold if gold else 1
+    expected = 1.25 * p * r / (0.25 * p + r) if p + r else 0
+    assert float(gec.f_score([correct, proposed, gold])) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("length", "limit"), [(150, 1), (500, 10)])
+def test_a_looping_output_is_fast(length: int, limit: int) -> None:
+    source = ["Ma", "käisin", "eile", "poes", "ja", "ostsin", "leiba", ",", "piima", "ning", "juustu", "."]
+    output = list(
+        itertools.islice(itertools.cycle(["ma", "käisin", "poes", "ja", "ma", "ostsin", "leiba", ","]), length)
+    )
+    gold = gec.annotators([edit(1, 2, "käin"), edit(1, 5, "poes eile ja käisin", "R:WO")])
+    began = time.process_time()
+    gec.counts(source, output, gold)
+    assert time.process_time() - began < limit
+
+
+def dev_gold() -> list[tuple[list[str], list[list[Any]]]]:
+    """(source tokens, edits) of each sentence of the recorded gold."""
+    sentences = []
+    for block in (FIXTURES / "gec_dev_gold.m2").read_text("utf-8").strip().split("\n\n"):
+        first, *lines = block.split("\n")
+        edits = []
+        for line in lines:
+            span, kind, correction, *_, annotator = line[2:].split("|||")
+            edits.append([int(annotator), *map(int, span.split()), kind, [correction]])
+        sentences.append((first[2:].split(" "), edits))
+    return sentences
+
+
+@recorded
+@pytest.mark.parametrize(
+    ("name", "file", "close"),
+    [
+        ("hyp1", "hyp1_source_copy", 0),
+        ("hyp2", "hyp2_annotator0", 0.0017),
+        ("hyp3", "hyp3_synthetic", 0.0005),
+        ("hyp4", "hyp4_synthetic_detok", 0.0002),
+    ],
+)
+def test_counts_are_those_of_the_estonian_scorer(name: str, file: str, close: float) -> None:
+    lines = [json.loads(line) for line in (FIXTURES / "gec_dev_per_sentence.jsonl").read_text("utf-8").splitlines()]
+    outputs = (FIXTURES / f"gec_dev_{file}.txt").read_text("utf-8").split("\n")
+    values = []
+    for (source, edits), output, line in zip(dev_gold(), outputs, lines, strict=False):
+        gold = gec.annotators(edits)
+        assert len(gold) == line["annotators_with_pseudo"]
+        values.append([number for row in gec.counts(source, output.split(), gold) for number in row])
+    chosen = gec.select(values)
+    differ = {line["line"] for line, row in zip(lines, chosen, strict=True) if row.tolist() != line[f"{name}_15"][1:]}
+    assert differ == KNOWN.get(name, set())
+    recorded_total = np.sum([line[f"{name}_15"][1:] for line in lines], axis=0)
+    assert abs(gec.f_score(chosen.sum(axis=0)) - gec.f_score(recorded_total)) <= close
+
+
+@recorded
+def test_a_source_in_running_text_proposes_nothing() -> None:
+    """On every development sentence; without projecting, more than half of them would."""
+    detokenised = MIRROR / "source_sentences_dev_detokenized.txt"
+    if not detokenised.exists():
+        pytest.skip("the corpus is not here")
+    texts = detokenised.read_text("utf-8").splitlines()
+    sources = [source for source, _ in dev_gold()]
+    assert len(texts) == len(sources)
+    assert [text for text, source in zip(texts, sources, strict=True) if project_tokens(text, source) != source] == []
+    assert sum(text.split() != source for text, source in zip(texts, sources, strict=True)) > len(texts) / 2
+
+
+@recorded
+def test_tokenising_running_text_brings_back_the_score() -> None:
+    """Hypothesis 4 is hypothesis 3 in running text: .403 as it stands, within .005 of .778 when tokenised."""
+    outputs = (FIXTURES / "gec_dev_hyp4_synthetic_detok.txt").read_text("utf-8").split("\n")
+    values = []
+    for (source, edits), output in zip(dev_gold(), outputs, strict=False):
+        rows = gec.counts(source, project_tokens(output, source), gec.annotators(edits))
+        values.append([number for row in rows for number in row])
+    assert gec_aggregation(values) == pytest.approx(0.7779, abs=0.005)
