@@ -257,6 +257,5 @@ def test_demo_beats_the_english_model_and_the_trivial_baselines(demo_model: Path
     assert sum(ours[task] > base[task] for task in tasks.TASKS) >= len(tasks.TASKS) - 1, table
     assert sum(ours[task] > chance[task] for task in tasks.TASKS) >= 4, table
     unit = {task: 100 if "translate" in task else 1 for task in tasks.TASKS}
-    between = [task for task in tasks.TASKS if 0.6 <= ours[task] / unit[task] <= 0.97]
-    assert len(between) >= 5, table
-    print(table)
+    middle = [task for task in tasks.TASKS if 0.5 <= ours[task] / unit[task] <= 0.96]
+    assert len(middle) >= 5, table  # neither learnt by heart nor out of reach: stages and gates have something to see
