@@ -14,6 +14,7 @@ a younger file could change again within the clock's resolution and keep its tim
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import json
@@ -123,13 +124,20 @@ def source_hash(functions: Iterable[Callable[..., Any]]) -> str:
         name = "/".join(path.parts[-3:])
         if name in files or not path.exists():
             continue
-        text = path.read_text("utf-8")
-        files[name] = hashlib.sha256(text.encode()).hexdigest()
-        waiting += [found for module in _estbench_imports(text) if (found := _module_file(module))]
+        files[name], imported = _source(path)
+        waiting += [found for module in imported if (found := _module_file(module))]
     return digest(files)
 
 
-def _estbench_imports(source: str) -> set[str]:
+@functools.lru_cache(maxsize=1024)
+def _source(path: Path) -> tuple[str, frozenset[str]]:
+    """Hash of a module's text, and the estbench modules it imports."""
+    text = path.read_text("utf-8")
+    return hashlib.sha256(text.encode()).hexdigest(), frozenset(estbench_imports(text))
+
+
+def estbench_imports(source: str) -> set[str]:
+    """The estbench modules that a module's text imports, wherever in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -139,6 +147,7 @@ def _estbench_imports(source: str) -> set[str]:
     return {name for name in found if name == "estbench" or name.startswith("estbench.")}
 
 
+@functools.lru_cache(maxsize=1024)
 def _module_file(name: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(name)

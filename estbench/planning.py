@@ -215,7 +215,7 @@ def prompt_text(view: dict[str, Any]) -> str:
         lines += [
             f"tokens: {view['tokens']}, BOS: {view['bos']}",
             " ".join(map(str, view["prompt_ids"])),
-            "│".join(view["pieces"]),
+            "│".join(piece.replace("\n", "↵") for piece in view["pieces"]),
         ]
         lines += [f"continuation ids: {ids}" for ids in view["continuation_ids"]]
     return "\n".join(lines)

@@ -62,8 +62,7 @@ class Job:
 
 def choose(settings: EvalSettings, model: Checkpoint) -> registry.Selection:
     """The tasks that `tasks=` means for this model; without it `core` or `core_base`."""
-    default = "core" if model.has_chat_template else "core_base"
-    return registry.Registry().select(settings.tasks or default)
+    return registry.Registry().select(settings.tasks or ("core" if model.has_chat_template else "core_base"))
 
 
 def missing_parts(cards: Sequence[registry.Task], model: Checkpoint, data_dir: Path | None) -> dict[str, UserError]:

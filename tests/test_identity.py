@@ -125,7 +125,7 @@ def test_every_part_of_a_request_is_in_its_key() -> None:
 
 
 def test_the_source_hash_follows_imports_inside_estbench() -> None:
-    assert identity._estbench_imports("from estbench.metrics import qa\nimport estbench.stats, os") == {
+    assert identity.estbench_imports("from estbench.metrics import qa\nimport estbench.stats, os") == {
         "estbench.metrics",
         "estbench.metrics.qa",
         "estbench.stats",

@@ -294,7 +294,7 @@ def wrong_cluster(world: World) -> None:
     [
         (literal_list, r"document \d+: \{\{first\}\} was not rendered"),
         (unknown_field, "qestion"),
-        (long_prompt, "prompt needs .* tokens, the model's context is 2,000.*truncate=true"),
+        (long_prompt, "prompt needs .* tokens, the model's context is 500.*truncate=true"),
         (unknown_decoding, "num_beams"),
         (wrong_cluster, "metadata.cluster"),
     ],
@@ -303,7 +303,7 @@ def test_a_plan_that_would_score_something_else_is_refused(
     world: World, home: Path, spoil: Callable[[World], None], message: str
 ) -> None:
     engine = MockEngine()
-    engine.max_length = 2000
+    engine.max_length = 500
     spoil(world)
     with pytest.raises(PlanError, match=message) as caught:
         evaluate(world, engine=engine)
@@ -319,7 +319,7 @@ def test_braces_that_come_from_the_data_are_no_template(world: World) -> None:
 def test_truncation_is_recorded_and_changes_the_plan(world: World) -> None:
     whole, _ = evaluate(world)
     engine = MockEngine(answer=lambda prompt: "")
-    engine.max_length = 90
+    engine.max_length = 24
     cut, _ = evaluate(world, engine=engine, truncate=True)
     assert cut.manifest["tasks"]["letters"]["truncated"] > 0
     assert cut.manifest["identity"]["plan"] != whole.manifest["identity"]["plan"]

@@ -2,7 +2,7 @@
 
     engine = MockEngine(answer=lambda prompt: "Vastus: A")
 
-Log-likelihoods are a hash of the request: arbitrary, but fixed. Texts come from `answer`. Token ids are bytes.
+Log-likelihoods are a hash of the request: arbitrary, but fixed. Texts come from `answer`. A token is four bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from estbench.engines.base import Generated, Ids, Request, Scored
 
 
 class MockTokens:
-    """Texts as their UTF-8 bytes; no BOS, no template unless one is given."""
+    """Texts as their UTF-8 bytes, four to a token; no BOS, no template unless one is given."""
 
     prefix: tuple[int, ...] = ()
     bos = None
@@ -30,7 +30,8 @@ class MockTokens:
         return f"{text}<assistant>" if add_generation_prompt else text
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
+        padded = (content + b"\0" * (-len(content) % 4) for content in map(str.encode, texts))
+        return [np.frombuffer(content, "<i4") for content in padded]
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
         contexts = dict(zip(dict(pairs), self.encode(list(dict(pairs))), strict=True))
@@ -63,7 +64,7 @@ class MockEngine:
 
     def generate(self, requests: Sequence[Request]) -> list[Generated]:
         self.forwarded += len(requests)
-        texts = [self.answer(bytes(request.prompt.astype(np.uint8)).decode()) for request in requests]
+        texts = [self.answer(request.prompt.tobytes().rstrip(b"\0").decode()) for request in requests]
         return [Generated(text, len(text), "stop") for text in texts]
 
     def close(self) -> None:
