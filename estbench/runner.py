@@ -117,22 +117,28 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
         more = f" {len(lacking) - 1} more tasks lack something: plan=true lists all." if len(lacking) > 1 else ""
         raise type(error)(f"{name}: {error}{more} missing=skip goes on without.")
     cards = [card for card in chosen.tasks if card.name not in lacking]
-    if not cards:
-        name, error = next(iter(lacking.items()))
-        raise type(error)(f"None of the tasks can run here. {name}: {error}")
-    check_parts()
-    tokens = Tokens(model.path, trust_remote_code=trust)
-    engine = HFEngine(model, tokens, trust_remote_code=trust, **options)
-    scope = Scope(settings.limit, slice_of, settings.shots, settings.seed, data_dir, settings.truncate)
     if model.has_chat_template and any(card.form == "completion" for card in cards) and settings.tasks:
         say(
             f"{model.name} has a chat template, and completion tasks don't use it: scores are not comparable with the "
             "chat form's."
         )
-    plans = [render(card, tokens, engine.max_length, scope) for card in cards]
-    return Job(
-        settings, model, tokens, engine, plans, chosen.suites, {name: str(error) for name, error in lacking.items()}
-    )
+    check_parts()
+    tokens = Tokens(model.path, trust_remote_code=trust)
+    engine = HFEngine(model, tokens, trust_remote_code=trust, **options)
+    scope = Scope(settings.limit, slice_of, settings.shots, settings.seed, data_dir, settings.truncate)
+    plans = []
+    for card in cards:
+        try:
+            plans.append(render(card, tokens, engine.max_length, scope))
+        except UserError as error:
+            if settings.missing == "stop":
+                raise
+            lacking[card.name] = error
+    if not plans:
+        name, error = next(iter(lacking.items()))
+        raise type(error)(f"None of the tasks can run here. {name}: {error}")
+    skipped = {name: str(error) for name, error in lacking.items()}
+    return Job(settings, model, tokens, engine, plans, chosen.suites, skipped)
 
 
 def _check_engine_options(options: dict[str, str]) -> None:

@@ -27,6 +27,7 @@ class Tokens:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         except Exception as error:  # the library raises many kinds
             raise ModelError(f"The tokenizer in {path} can't be loaded: {str(error).splitlines()[0]}") from None
+        self.tokenizer.model_max_length = 1 << 40  # the plan knows the context's length, and refuses; no warning needed
         plain = self.tokenizer("a", add_special_tokens=False).input_ids
         special = self.tokenizer("a").input_ids
         at = next((i for i in range(len(special)) if special[i : i + len(plain)] == plain), 0)
