@@ -113,9 +113,9 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
         say(f"tasks={chosen.suites[0]}, since {model.name} has {has} chat template.")
     lacking = _fetch_missing(chosen.tasks, model, data_dir, say)
     if lacking and settings.missing == "stop":
-        name, error = next(iter(lacking.items()))
+        name, reason = next(iter(lacking.items()))
         more = f" {len(lacking) - 1} more tasks lack something: plan=true lists all." if len(lacking) > 1 else ""
-        raise type(error)(f"{name}: {error}{more} missing=skip goes on without.")
+        raise type(reason)(f"{name}: {reason}{more} missing=skip goes on without.")
     cards = [card for card in chosen.tasks if card.name not in lacking]
     if model.has_chat_template and any(card.form == "completion" for card in cards) and settings.tasks:
         say(
@@ -135,9 +135,9 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
                 raise
             lacking[card.name] = error
     if not plans:
-        name, error = next(iter(lacking.items()))
-        raise type(error)(f"None of the tasks can run here. {name}: {error}")
-    skipped = {name: str(error) for name, error in lacking.items()}
+        name, reason = next(iter(lacking.items()))
+        raise type(reason)(f"None of the tasks can run here. {name}: {reason}")
+    skipped = {name: str(reason) for name, reason in lacking.items()}
     return Job(settings, model, tokens, engine, plans, chosen.suites, skipped)
 
 

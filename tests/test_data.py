@@ -195,7 +195,7 @@ def test_canonical_json_is_fixed_to_the_byte() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_canonical_json_refuses_what_json_does_not_have(value: float) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="JSON compliant"):
         canonical_json({"a": value})
 
 
