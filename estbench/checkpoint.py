@@ -35,6 +35,7 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+CONFIGS = ("config.json", "generation_config.json")
 VOLATILE = ("_name_or_path", "transformers_version")  # keys of config.json that say nothing about the model
 SAFETENSORS_HEADER_MOST = 100_000_000  # bytes; the format's own limit
 
@@ -101,25 +102,31 @@ class Checkpoint:
         config = self.path / "tokenizer_config.json"
         return config.exists() and bool(_json(config).get("chat_template"))
 
+    @property
+    def files(self) -> list[Path]:
+        """Everything that a result depends on."""
+        return [
+            *self.weight_files,
+            *(file for name in (*TOKENIZER_FILES, *CONFIGS) if (file := self.path / name).exists()),
+        ]
+
     def fingerprint(self, hashes: identity.FileHashes | None = None) -> dict[str, str]:
-        """Content hashes of weights, tokenizer and configuration. Remembers the files' stats for `check_unchanged`."""
-        hashes = hashes or identity.FileHashes()
-        extra = [file for name in TOKENIZER_FILES if (file := self.path / name).exists()]
-        found = hashes.of([*self.weight_files, *extra])
-        self.stats = {file: stat for file, (_, stat) in found.items()}
+        """Content hashes of weights, tokenizer and configuration; ModelError if a file changed since it was opened."""
+        found = (hashes or identity.FileHashes()).of(self.files)
+        self.check_unchanged()
         configs = {}
-        for name in ("config.json", "generation_config.json"):
+        for name in CONFIGS:
             if (self.path / name).exists():
-                self.stats[self.path / name] = identity.stat_of(self.path / name)
                 configs[name] = {k: v for k, v in _json(self.path / name).items() if k not in VOLATILE}
+        tokenizer = [self.path / name for name in TOKENIZER_FILES if self.path / name in found]
         return {
             "weights": identity.digest([[file.name, found[file][0]] for file in self.weight_files]),
-            "tokenizer": identity.digest([[file.name, found[file][0]] for file in extra]),
+            "tokenizer": identity.digest([[file.name, found[file][0]] for file in tokenizer]),
             "config": identity.digest(configs),
         }
 
     def check_unchanged(self) -> None:
-        """Refuse a checkpoint that was written to between its fingerprint and now (after loading, say)."""
+        """Refuse a checkpoint that was written to since it was opened (while it was hashed or loaded, say)."""
         for file, stat in self.stats.items():
             if not file.exists() or identity.stat_of(file) != stat:
                 raise ModelError(f"{file} changed while it was being loaded: wait until it is written, then run again.")
@@ -177,6 +184,7 @@ def _opened(path: Path, name: str, revision: str | None = None) -> Checkpoint:
         raise ModelError(f"{path}/config.json has no model_type: this is not a transformers checkpoint.")
     if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{path} has no tokenizer: copy tokenizer.json and tokenizer_config.json beside the weights.")
+    checkpoint.stats = {file: identity.stat_of(file) for file in checkpoint.files}
     checkpoint.tensors  # noqa: B018  reads every header, so that a truncated file is found here
     return checkpoint
 
