@@ -18,7 +18,7 @@ export VENV PYTHON VENV_FLAGS
 demo: $(VENV)/.demo
 	@$(BIN)/estbench eval model=demo tasks=mini output=table
 	@echo
-	@echo 'In a new terminal type first: source $(BIN)/activate'
+	@echo 'Before you type these, once a terminal: source $(BIN)/activate'
 
 test: $(VENV)/.dev
 	@$(PYTEST) $(ARGS)

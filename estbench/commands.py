@@ -39,24 +39,23 @@ def evaluate(settings: EvalSettings) -> int:
         print(report.as_json(report.run_json(run)))
         return 0
     model = run.manifest["model"]
-    partial = " · [yellow]partial[/yellow]" if run.manifest["partial"] else ""
     size = f"{model['parameters'] / 1e6:,.1f} M parameters"
-    head = f"[bold]{run.manifest['name']}[/bold] · {size} · {model['dtype']}{partial}"
+    partial = " · partial" if run.manifest["partial"] else ""
+    print(f"{run.manifest['name']} · {size} · {model['dtype']}{partial}")
     if settings.slice:
-        report.show(
-            head,
-            f"Slice {settings.slice}: `estbench runs import` makes scores of all slices together.",
-            f"Run {run.id} is in {run.path}",
-        )
-        return 0
-    report.show(head, report.scores_table(run.scores()), f"Run {run.id} is in {run.path}", _next(run, settings))
+        print(f"Slice {settings.slice}: `estbench runs import` makes scores of all slices together.")
+    else:
+        report.show(report.scores_table(run.scores()))
+    print(f"Run {run.id} is in {run.path}")
+    if not settings.slice:
+        print(_next(run, settings))
     return 0
 
 
 def _next(run: Run, settings: EvalSettings) -> str:
     other = "demo-base" if settings.model == "demo" else "demo"
     task = run.tasks[0]
-    lines = ["[dim]Next:[/dim]", f"  estbench show task={task} doc=3 model={settings.model}"]
+    lines = ["Next:", f"  estbench show task={task} doc=3 model={settings.model}"]
     if settings.model in ("demo", "demo-base"):
         lines.append(f"  estbench eval model={other} tasks={settings.tasks or 'mini'}")
     return "\n".join([*lines, "  estbench runs"])
@@ -82,7 +81,7 @@ def show_plan(settings: EvalSettings) -> int:
     if not wants_table(settings.output):
         print(report.as_json(plan))
     else:
-        report.show(*planning.as_text(plan))
+        print(planning.as_text(plan))
     return 2 if plan["missing"] and settings.missing == "stop" else 0
 
 
@@ -107,7 +106,7 @@ def tasks(settings: TasksSettings) -> int:
         from estbench import planning
 
         card = planning.card(registry.task(settings.task))
-        print(report.as_json(card)) if not wants_table(settings.output) else report.show(*planning.card_text(card))
+        print(planning.card_text(card) if wants_table(settings.output) else report.as_json(card))
         return 0
     rows = [
         {
@@ -136,7 +135,7 @@ def tasks(settings: TasksSettings) -> int:
         "shots": ">shots",
         "suites": "suites",
     }
-    report.show(report.rows_table(rows, columns))
+    print(report.listing(rows, columns))
     return 0
 
 
@@ -164,16 +163,13 @@ def runs_list(settings: RunsSettings, paths: list[Path]) -> int:
         print(report.as_json(rows))
         return 0
     if not rows:
-        report.show("No runs yet. The first: estbench eval model=demo tasks=mini")
+        print("No runs yet. The first: estbench eval model=demo tasks=mini")
         return 0
     for row in rows:
         row["about"] = f"{len(row['tasks'])} tasks{', partial' if row['partial'] else ''}"
         row["created"] = row["created"][:16].replace("T", " ")
-    report.show(
-        report.rows_table(
-            rows, {"id": "run", "name": "name", "created": "created (UTC)", "about": "what", "seconds": ">seconds"}
-        )
-    )
+    columns = {"id": "run", "name": "name", "created": "created (UTC)", "about": "what", "seconds": ">seconds"}
+    print(report.listing(rows, columns))
     return 0
 
 
@@ -257,7 +253,7 @@ def data_list(settings: DataSettings) -> int:
         row["rows"] = ", ".join(f"{split} {n:,}" for split, n in row["rows"].items())
         row["commit"] = (row["commit"] or "not locked yet")[:14]
     columns = {"path": "data set", "config": "config", "place": "found in", "rows": "rows", "commit": "commit"}
-    report.show(report.rows_table(rows, columns))
+    print(report.listing(rows, columns))
     return 0
 
 
@@ -286,7 +282,7 @@ def data_verify(settings: DataSettings) -> int:
     rows = [asdict(row) for row in data.verify(data.references(_cards(settings)), data=_folder(settings))]
     if wants_table(settings.output):
         columns = {"level": "", "dataset": "data set", "split": "split", "message": "what was found", "place": "in"}
-        report.show(report.rows_table(rows, columns))
+        print(report.listing(rows, columns))
     else:
         print(report.as_json(rows))
     return 1 if any(row["level"] == "error" for row in rows) else 0

@@ -29,6 +29,7 @@ from estbench.home import home
 
 YOUNGEST = 2.0  # seconds
 CHUNK = 1 << 22  # bytes
+PACKAGE = Path(__file__).parent
 
 Stat = tuple[int, int, int, int, int]
 
@@ -121,7 +122,7 @@ def source_hash(functions: Iterable[Callable[..., Any]]) -> str:
     waiting = [Path(function.__code__.co_filename) for function in functions if hasattr(function, "__code__")]
     while waiting:
         path = waiting.pop()
-        name = "/".join(path.parts[-3:])
+        name = path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else path.name
         if name in files or not path.exists():
             continue
         files[name], imported = _source(path)

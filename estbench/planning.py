@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from estbench import registry
+from estbench import registry, report
 from estbench.config import EvalSettings
 from estbench.errors import ConfigError, ModelError, UserError
 from estbench.plan import Scope, TaskPlan, render
@@ -95,49 +95,31 @@ def _outline_task(plan: TaskPlan, model: Checkpoint, dtype: str) -> dict[str, An
     }
 
 
-def as_text(plan: dict[str, Any]) -> list[Any]:
+def as_text(plan: dict[str, Any]) -> str:
     """The outline for a terminal."""
-    from estbench import report
-
-    parts: list[Any] = []
+    parts: list[str] = []
     if plan["tasks"]:
-        rows = [
+        columns = {"task": "task", "form": "form", "docs": ">docs", "shots": ">shots", "requests": ">requests"}
+        columns |= {"tokens": ">tokens at most", "longest": ">longest", "memory": ">memory", "time": ">about"}
+        rows = [*plan["tasks"], plan["total"] | {"task": "all"}]
+        shown = [
             row
             | {
                 "docs": f"{row['docs']:,}",
+                "requests": f"{row['requests']:,}",
                 "tokens": f"{row['tokens']:,}",
                 "memory": gigabytes(row["memory_bytes"]),
                 "time": duration(row["seconds"]),
             }
-            for row in plan["tasks"]
+            for row in rows
         ]
-        total = plan["total"]
-        rows.append(
-            {
-                "task": "all",
-                "docs": f"{total['docs']:,}",
-                "tokens": f"{total['tokens']:,}",
-                "memory": gigabytes(total["memory_bytes"]),
-                "time": duration(total["seconds"]),
-            }
-        )
-        columns = {
-            "task": "task",
-            "form": "form",
-            "docs": ">docs",
-            "shots": ">shots",
-            "requests": ">requests",
-            "tokens": ">tokens at most",
-            "longest": ">longest",
-        }
-        columns |= {"memory": ">memory", "time": ">about", "data": "data"}
-        parts.append(report.rows_table(rows, columns))
+        parts += [report.listing(shown, columns), ""]
     if plan["missing"]:
-        parts += ["[bold]Missing:[/bold]", *(f"  {row['part']}: {escape(row['reason'])}" for row in plan["missing"])]
-        parts.append("  `estbench pull` with the same words fetches what can be fetched; missing=skip goes on without.")
+        parts += ["Missing:", *(f"  {row['part']}: {row['reason']}" for row in plan["missing"])]
+        parts.append("`estbench pull` with the same words fetches what can be fetched; missing=skip goes on without.")
     else:
         parts.append("Nothing is missing.")
-    return parts
+    return "\n".join(parts)
 
 
 def prompt(settings: ShowSettings) -> dict[str, Any]:
@@ -237,27 +219,12 @@ def card(task: registry.Task) -> dict[str, Any]:
     }
 
 
-def card_text(row: dict[str, Any]) -> list[Any]:
+def card_text(row: dict[str, Any]) -> str:
     """A card for a terminal."""
-    from estbench import report
-
     title = row.get("title") or {}
-    rows = [
-        {"key": key, "value": escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))}
-        for key, value in row.items()
-        if key != "title"
-    ]
-    return [
-        f"[bold]{title.get('et', row['task'])}[/bold] ({title.get('en', '')})",
-        report.rows_table(rows, {"key": "", "value": ""}),
-    ]
-
-
-def escape(text: str) -> str:
-    """The text with the terminal library's markup made harmless."""
-    from rich.markup import escape as escaped
-
-    return escaped(text)
+    shown = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
+    lines = [f"{key:<16}{value}" for key, value in shown.items() if key != "title"]
+    return "\n".join([f"{title.get('et', row['task'])} ({title.get('en', '')})", *lines])
 
 
 def gigabytes(size: float) -> str:

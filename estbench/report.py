@@ -45,18 +45,20 @@ def number(value: float | None, unit: str) -> str:
 
 def scores_table(scores: Sequence[Score]) -> Table:
     """Task, metric, value, interval, chance, n, failures; the primary metric of each task in bold."""
+    from rich.markup import escape
+
     table = _table("task", "metric", ">score", "95 % interval", ">chance", ">n", ">no answer", ">errors")
     before = ""
     for score in scores:
         low, high = (number(end, score.unit) for end in (score.ci_low, score.ci_high))
-        interval = f"{low:>5} … {high}" if score.ci_low is not None else score.reason or score.method
+        interval = f"{low:>5} … {high}" if score.ci_low is not None else escape(score.reason or score.method)
         value = number(score.value, score.unit)
         at_chance = (
             score.primary and score.chance is not None and score.ci_low is not None and score.ci_low <= score.chance
         )
         table.add_row(
-            score.task if score.task != before else "",
-            score.metric,
+            escape(score.task) if score.task != before else "",
+            escape(score.metric),
             f"[bold]{value}[/bold]" if score.primary else f"[dim]{value}[/dim]",
             interval if score.primary else f"[dim]{interval}[/dim]",
             ""
@@ -70,23 +72,28 @@ def scores_table(scores: Sequence[Score]) -> Table:
     return table
 
 
-def rows_table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> Table:
-    """Plain rows: column key -> heading (a leading > aligns right)."""
-    table = _table(*columns.values())
-    for row in rows:
-        table.add_row(*("" if row.get(key) is None else str(row[key]) for key in columns))
-    return table
+def listing(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:
+    """Rows as aligned plain text: column key -> heading (a leading > aligns right). No library, so it is instant."""
+    headings = [heading.lstrip(">") for heading in columns.values()]
+    cells = [["" if row.get(key) is None else str(row[key]) for key in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    right = [heading.startswith(">") for heading in columns.values()]
+    lines = [headings, ["─" * width for width in widths], *cells]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if end else cell.ljust(width)
+            for cell, width, end in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
 
 
-def show(*parts: Any) -> None:
-    """Print tables and text (markup allowed) to stdout."""
+def show(table: Table) -> None:
+    """Print a table to stdout, in colour on a terminal."""
     from rich.console import Console
 
-    console = Console(soft_wrap=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(width=140, highlight=False)
-    for part in parts:
-        console.print(part)
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(width=140, highlight=False)).print(table)
 
 
 def say(text: str) -> None:

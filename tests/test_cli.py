@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -323,7 +324,7 @@ def test_a_newer_database_is_refused_before_any_work(run: Cli, world: World, hom
     from estbench.database.schema import VERSION_TABLE
 
     run("eval", f"model={model}", "tasks=letters")
-    with sqlite3.connect(home / "estbench.db") as database:
+    with contextlib.closing(sqlite3.connect(home / "estbench.db")) as database, database:
         database.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     before = files(home / "responses")
     code, _, err = run("eval", f"model={model}", "tasks=both")

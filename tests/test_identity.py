@@ -130,3 +130,24 @@ def test_the_source_hash_follows_imports_inside_estbench() -> None:
         "estbench.metrics.qa",
         "estbench.stats",
     }
+
+
+def test_the_source_hash_does_not_depend_on_where_the_code_lies(tmp_path: Path) -> None:
+    import importlib.util
+
+    def function_in(folder: Path) -> object:
+        folder.mkdir()
+        (folder / "functions.py").write_text(
+            "from estbench.metrics import qa\ndef score(doc, results): return {'em': 1}\n"
+        )
+        spec = importlib.util.spec_from_file_location("functions", folder / "functions.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.score
+
+    here, there = function_in(tmp_path / "here"), function_in(tmp_path / "there")
+    assert identity.source_hash([here]) == identity.source_hash([there])  # type: ignore[list-item]
+    (tmp_path / "there" / "functions.py").write_text("def score(doc, results): return {'em': 0}\n")
+    identity._source.cache_clear()
+    assert identity.source_hash([here]) != identity.source_hash([there])  # type: ignore[list-item]

@@ -60,8 +60,11 @@ def model_path(name: str, say: Callable[[str], None] | None = None) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.parent / f".{folder.name}.lock"):
             if not folder.is_dir():
+                from transformers.utils import logging
+
                 from estbench.demo import train
 
+                logging.disable_progress_bar()  # type: ignore[no-untyped-call]
                 if say:
                     say(f"making the model {name!r} (once, a minute or two)")
                 train.train(train.RECIPES[name], folder, say)
