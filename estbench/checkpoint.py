@@ -150,7 +150,9 @@ def find(
     """
     from estbench import demo
 
-    if model in demo.MODELS and not Path(model).is_dir():
+    if model in demo.MODELS:
+        if say and Path(model).is_dir():
+            say(f"{model} is the demo model; the folder of that name is ./{model}.")
         if not fetch and not (home() / "models" / f"{model}-{demo.recipe_hash(model)}").is_dir():
             raise ModelError(f"{model} is not made yet: the first eval makes it, in one or two minutes on two cores.")
         return _opened(demo.model_path(model, say), model)

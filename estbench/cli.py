@@ -6,7 +6,10 @@ Exit codes: 0 done or pass, 1 regression or a check that failed, 2 usage or inpu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -176,8 +179,13 @@ COMMANDS: dict[str, Command] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")  # Estonian letters, whatever the locale
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
     except EstbenchError as error:
         report.say(f"estbench: {error}")
         return error.exit_code
@@ -185,8 +193,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.say("estbench: stopped. What is stored is kept; the same command goes on from there.")
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe left; nothing is wrong
+        _leave_stdout()  # the reader of a pipe left; nothing is wrong
         return 0
+    except OSError as error:
+        _leave_stdout()
+        report.say(f"estbench: {error.strerror}{f': {error.filename}' if error.filename else ' while writing output'}.")
+        return 4
+
+
+def _leave_stdout() -> None:
+    """What is still buffered can't be written: keep the interpreter from trying at its end."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(words: list[str]) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from estbench import report
 from estbench.errors import ConfigError, StoreError
-from estbench.home import home
+from estbench.home import check_home, home
 
 if TYPE_CHECKING:
     from estbench.cli import DataSettings, RunsSettings, ShowSettings, TasksSettings
@@ -108,7 +108,7 @@ def tasks(settings: TasksSettings) -> int:
         card = planning.card(registry.task(settings.task))
         print(planning.card_text(card) if wants_table(settings.output) else report.as_json(card))
         return 0
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "task": task.name,
             "title": task.title["et"],
@@ -116,6 +116,7 @@ def tasks(settings: TasksSettings) -> int:
             "form": task.form,
             "metric": task.primary,
             "chance": task.chance,
+            "unit": task.unit,
             "shots": task.shots,
             "suites": ", ".join(suite.name for suite in registry.suites.values() if task.name in suite.tasks),
         }
@@ -125,6 +126,8 @@ def tasks(settings: TasksSettings) -> int:
         suites = {s.name: {"title": s.title, "form": s.form, "tasks": s.tasks} for s in registry.suites.values()}
         print(report.as_json({"tasks": rows, "suites": suites}))
         return 0
+    for row in rows:
+        row["chance"] = report.number(row["chance"], row["unit"])
     columns = {
         "task": "task",
         "title": "title",
@@ -154,6 +157,8 @@ def runs_list(settings: RunsSettings, paths: list[Path]) -> int:
 
     if paths:
         raise ConfigError(f"{paths[0]} is one word too many: `estbench runs --help` shows what `runs list` takes.")
+    if home().exists():
+        check_home()
     rows = []
     if settings.database or (home() / "estbench.db").exists():  # listing makes no database
         with open_database(settings.database, create=False) as database:
@@ -166,7 +171,8 @@ def runs_list(settings: RunsSettings, paths: list[Path]) -> int:
         print("No runs yet. The first: estbench eval model=demo tasks=mini")
         return 0
     for row in rows:
-        row["about"] = f"{len(row['tasks'])} tasks{', partial' if row['partial'] else ''}"
+        count = len(row["tasks"])
+        row["about"] = f"{count} task{'s' * (count != 1)}{', partial' if row['partial'] else ''}"
         row["created"] = row["created"][:16].replace("T", " ")
     columns = {"id": "run", "name": "name", "created": "created (UTC)", "about": "what", "seconds": ">seconds"}
     print(report.listing(rows, columns))

@@ -15,7 +15,7 @@ from estbench.errors import StoreError
 
 def home() -> Path:
     """The folder that holds everything estbench writes (not created here)."""
-    return Path(os.environ.get("ESTBENCH_HOME") or "~/.estbench").expanduser()
+    return Path(os.environ.get("ESTBENCH_HOME") or "~/.estbench").expanduser().absolute()
 
 
 def check_home() -> None:

@@ -103,6 +103,9 @@ class LmTask:
             raise PlanError(f"{card.name} ({card.path.name}) does not fit its data: {_brief(error)}") from None
         self.task.set_fewshot_seed(seed)
         self.shots = int(self.task.config.num_fewshot or 0)
+        pool = len(self.task.sampler.df) if hasattr(self.task, "sampler") else 0
+        if self.shots > pool:
+            raise PlanError(f"{card.name} has {pool} examples to show, and shots={self.shots} asks for more.")
         self.docs: list[Row] = self.task.docs
         self.literal = "{{" in json.dumps(self.dataset.splits, ensure_ascii=False, default=str)
 

@@ -38,7 +38,7 @@ def outline(settings: EvalSettings, say: Callable[[str], None]) -> dict[str, Any
     except ModelError as error:
         return {"model": settings.model, "tasks": [], "missing": [{"part": "model", "reason": str(error)}], "total": {}}
     folder = Path(settings.data).expanduser() if settings.data else None
-    chosen = runner.choose(settings, model)
+    chosen = runner.choose(settings, model, say)
     missing = runner.missing_parts(chosen.tasks, model, folder)
     lacking += [{"part": name, "reason": str(reason)} for name, reason in missing.items()]
     tokens = Tokens(model.path)
@@ -51,7 +51,7 @@ def outline(settings: EvalSettings, say: Callable[[str], None]) -> dict[str, Any
         try:
             rows.append(_outline_task(render(card, tokens, model.max_length or 2048, scope), model, dtype))
         except UserError as error:
-            lacking.append({"part": card.name, "reason": str(error)})
+            lacking.append({"part": card.name, "reason": str(error).removeprefix(f"{card.name}, ")})
     total = {key: sum(row[key] for row in rows) for key in ("docs", "requests", "tokens", "seconds")}
     total["seconds"] += OVERHEAD_SECONDS if rows else 0
     total["memory_bytes"] = max((row["memory_bytes"] for row in rows), default=0)

@@ -21,6 +21,7 @@ from estbench.home import project_file
 SUITES = "suites.yaml"
 SKILLS = ("reasoning", "reading", "translation", "grammar", "morphology", "instructions", "knowledge")
 FORMS = ("completion", "chat")
+POINTS = ("chrf++", "bleu")  # as in estbench.metrics, which a listing need not load
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Task:
     def primary(self) -> str:
         """The metric the task is ranked by."""
         return str(self.metadata.get("primary", ""))
+
+    @property
+    def unit(self) -> str:
+        """The primary metric's unit: points from 0 to 100, or a proportion."""
+        return "points" if self.primary in POINTS else "proportion"
 
     @property
     def chance(self) -> float | None:
@@ -147,6 +153,8 @@ class Registry:
         return Selection(list(chosen.values()), suites)
 
     def _unknown(self, what: str, name: str) -> ConfigError:
+        if name in self.suites:
+            return ConfigError(f"{name!r} is a suite: name one of its tasks, {', '.join(self.suites[name].tasks)}.")
         hint = did_you_mean(name, [*self.tasks, *self.suites])
         return ConfigError(f"There is no {what} {name!r}.{hint} `estbench tasks` lists them.")
 

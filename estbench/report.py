@@ -93,7 +93,11 @@ def show(table: Table) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    (console if console.is_terminal else Console(width=140, highlight=False)).print(table)
+    if not console.is_terminal:
+        console = Console(width=140, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    print(captured.get(), end="")
 
 
 def say(text: str) -> None:
@@ -128,7 +132,6 @@ class ProgressBar:
         self.shown: dict[str, Any] = {}
 
     def __enter__(self) -> ProgressBar:
-        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -136,6 +139,7 @@ class ProgressBar:
 
     def __call__(self, task: str, done: int, total: int) -> None:
         """Tokens of a task that are done, and in all."""
+        self.bar.start()  # with the first task: a run that finds everything stored shows no bar
         if task not in self.shown:
             self.shown[task] = self.bar.add_task(task, total=max(total, 1), rate="")
         speed = self.bar.tasks[self.bar.task_ids.index(self.shown[task])].speed

@@ -60,9 +60,13 @@ class Job:
         return identity.digest(self.fingerprint)
 
 
-def choose(settings: EvalSettings, model: Checkpoint) -> registry.Selection:
-    """The tasks that `tasks=` means for this model; without it `core` or `core_base`."""
-    return registry.Registry().select(settings.tasks or ("core" if model.has_chat_template else "core_base"))
+def choose(settings: EvalSettings, model: Checkpoint, say: Say = silent) -> registry.Selection:
+    """The tasks that `tasks=` means for this model; without it `core` or `core_base`, and that is said."""
+    if settings.tasks:
+        return registry.Registry().select(settings.tasks)
+    suite, has = ("core", "a") if model.has_chat_template else ("core_base", "no")
+    say(f"tasks={suite}, since {model.name} has {has} chat template.")
+    return registry.Registry().select(suite)
 
 
 def missing_parts(cards: Sequence[registry.Task], model: Checkpoint, data_dir: Path | None) -> dict[str, UserError]:
@@ -107,10 +111,7 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
     _check_engine_options(options)
     data_dir = Path(settings.data).expanduser() if settings.data else None
     model = checkpoint.find(settings.model, settings.revision, say)
-    chosen = choose(settings, model)
-    if settings.tasks is None:
-        has = "a" if model.has_chat_template else "no"
-        say(f"tasks={chosen.suites[0]}, since {model.name} has {has} chat template.")
+    chosen = choose(settings, model, say)
     lacking = _fetch_missing(chosen.tasks, model, data_dir, say)
     if lacking and settings.missing == "stop":
         name, reason = next(iter(lacking.items()))
@@ -272,6 +273,9 @@ def _write(job: Job, results: list[TaskResult], responses: dict[str, Response], 
     write_json(folder / "scores.json", scores)
     identities = {"response": job.response_id, "plan": whole, "result": result_id}
     manifest = manifests.of_run(job, tasks, identities) | {"run": run_id, "seconds": round(time.monotonic() - begun, 1)}
+    if (folder / "manifest.json").exists():  # the same run again: how it first came to be stays
+        first = Run(folder).manifest
+        manifest |= {key: first[key] for key in ("created", "seconds", "command", "settings", "versions", "host")}
     write_json(folder / "manifest.json", manifest)
     return Run(folder)
 

@@ -22,11 +22,15 @@ class Tokens:
 
     def __init__(self, path: Path, *, trust_remote_code: bool = False) -> None:
         from transformers import AutoTokenizer
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         except Exception as error:  # the library raises many kinds
-            raise ModelError(f"The tokenizer in {path} can't be loaded: {str(error).splitlines()[0]}") from None
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ModelError(f"The tokenizer in {path} can't be loaded ({reason[:200]}): save it again.") from None
         self.tokenizer.model_max_length = 1 << 40  # the plan knows the context's length, and refuses; no warning needed
         plain = self.tokenizer("a", add_special_tokens=False).input_ids
         special = self.tokenizer("a").input_ids
@@ -45,9 +49,9 @@ class Tokens:
         return template.get("default") if isinstance(template, dict) else template
 
     def chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
-        """The messages as one text, by the model's own template."""
+        """The messages as one text, by the model's own template; PlanError if the template loses what is asked."""
         try:
-            return str(
+            text = str(
                 self.tokenizer.apply_chat_template(
                     messages,
                     tokenize=False,
@@ -56,7 +60,12 @@ class Tokens:
                 )
             )
         except Exception as error:  # templates raise what they like
-            raise PlanError(f"The model's chat template refuses these messages: {str(error).splitlines()[0]}") from None
+            raise PlanError(
+                f"The model's chat template can't render a prompt: {' '.join(str(error).split())}"
+            ) from None
+        if messages[-1]["content"].strip() not in text:
+            raise PlanError("The model's chat template drops the prompt: what is asked is not in what it renders.")
+        return text
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of whole texts, with the BOS in front unless the text (a chat template's) already starts with it."""

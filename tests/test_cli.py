@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,26 @@ def no_data(model: Path, world: World) -> None:
     world.file("letters").unlink()
 
 
+def fewer_weights(model: Path, world: World) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+
+
+def odd_tokenizer(model: Path, world: World) -> None:
+    (model / "tokenizer.json").write_text('{"a": 1}')
+
+
+def deaf_template(model: Path, world: World) -> None:
+    (model / "chat_template.jinja").write_text("hello")
+    config = world.read("words")
+    world.write(config | {"metadata": config["metadata"] | {"form": "chat"}})
+
+
+def broken_template(model: Path, world: World) -> None:
+    deaf_template(model, world)
+    (model / "chat_template.jinja").write_text("{% for m in messages %}")
+
+
 def nothing(model: Path, world: World) -> None:
     """The command line alone is wrong."""
 
@@ -160,7 +182,11 @@ def nothing(model: Path, world: World) -> None:
         (["eval", "model={model}", "tasks=bot"], nothing, "Did you mean 'both'"),
         (["eval", "model={model}", "tasks=,"], nothing, "names nothing"),
         (["eval", "model={model}", "tasks=letters", "limit=0"], nothing, "limit=0 is too small"),
-        (["eval", "model={model}", "tasks=letters", "shots=99"], nothing, "letters"),
+        (["eval", "model={model}", "tasks=letters", "shots=99"], nothing, "letters has 4 examples to show"),
+        (["eval", "model={model}", "tasks=letters"], odd_tokenizer, "tokenizer in"),
+        (["eval", "model={model}", "tasks=words"], deaf_template, "drops the prompt"),
+        (["eval", "model={model}", "tasks=words"], broken_template, "can't render a prompt"),
+        (["show", "task=both"], nothing, "'both' is a suite"),
         (["eval", "model={model}", "tasks=letters", "slice=5/4"], nothing, "slice=5/4"),
         (["eval", "model={model}", "tasks=letters", "engine.dtpe=float32"], nothing, "Did you mean 'dtype'"),
         (["eval", "model={model}", "tasks=letters", "engine.dtype=int3"], nothing, "engine.dtype=int3 is not one of"),
@@ -329,3 +355,63 @@ def test_a_newer_database_is_refused_before_any_work(run: Cli, world: World, hom
     before = files(home / "responses")
     code, _, err = run("eval", f"model={model}", "tasks=both")
     assert code == 2 and "newer" in err and "Traceback" not in err and files(home / "responses") == before
+
+
+def test_a_checkpoint_that_lacks_layers_is_refused_and_not_filled_with_random_numbers(
+    run: Cli, world: World, home: Path, model: Path
+) -> None:
+    fewer_weights(model, world)
+    code, out, err = run("eval", f"model={model}", "tasks=letters")
+    assert code == 2 and "lacks" in err and "config.json promises" in err.splitlines()[-1] and out == ""
+    assert not (home / "runs").exists()
+
+
+@pytest.mark.parametrize("task", ["letters", "words"])
+def test_damaged_weights_are_an_engine_error_and_never_a_score(run: Cli, world: World, model: Path, task: str) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(model / "model.safetensors")
+    name = next(key for key in weights if "norm" in key)
+    save_file(weights | {name: weights[name] * float("nan")}, model / "model.safetensors", {"format": "pt"})
+    code, out, err = run("eval", f"model={model}", f"tasks={task}")
+    assert code == 4 and "NaN" in err and "weights are damaged" in err and out == ""
+
+
+def test_a_repeated_run_keeps_how_it_first_came_to_be(run: Cli, world: World, home: Path, model: Path) -> None:
+    from estbench.runs import Run
+
+    first = json.loads(run("eval", f"model={model}", "tasks=both")[1])
+    before = Run(first["folder"]).manifest
+    manifest = Path(first["folder"]) / "manifest.json"
+    manifest.write_text(json.dumps(before | {"created": "2020-01-01T00:00:00+00:00", "seconds": 99.0}))
+    again = json.loads(run("eval", f"model={model}", "tasks=letters,both", "name=Teine")[1])
+    after = Run(again["folder"]).manifest
+    assert after["run"] == before["run"] and after["created"].startswith("2020") and after["seconds"] == 99.0
+    assert after["command"] == before["command"] and after["name"] == "Teine"
+
+
+def in_process(*words: str, stdout: Any, **env: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "estbench", *words]
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env=os.environ | env, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_estonian_letters_are_printed_whatever_the_locale(tmp_path: Path) -> None:
+    with open(tmp_path / "out", "wb") as out:
+        locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        assert in_process("tasks", "output=table", stdout=out, **locale) == (0, "")
+    assert "Põhjus ja tagajärg" in (tmp_path / "out").read_text("utf-8")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_is_full_is_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        code, err = in_process("tasks", "output=table", stdout=full)
+    assert code == 4 and err.startswith("estbench: No space left") and err.count("\n") == 1
+
+
+def test_the_units_of_the_listing_are_those_of_the_metrics() -> None:
+    from estbench import metrics
+    from estbench.registry import POINTS
+
+    assert set(POINTS) == {name for name in metrics.names() if getattr(metrics.get(name), "unit", "") == "points"}

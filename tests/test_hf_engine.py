@@ -129,6 +129,8 @@ def test_nan_is_an_error_and_never_a_score(tiny_model: Path) -> None:
         engine.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(EngineError, match="NaN"):
         engine.score(choices(engine, "Küsimus", [" a", " b"]))
+    with pytest.raises(EngineError, match="NaN"):
+        engine.generate(ask(engine, PROMPTS))
 
 
 def test_dtype_and_device_are_in_the_fingerprint(tiny_model: Path) -> None:

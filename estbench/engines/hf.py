@@ -72,9 +72,11 @@ class HFEngine:
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 self.checkpoint.path,
+                output_loading_info=True,
                 dtype=getattr(torch, self.dtype),
                 attn_implementation=self.attention,
                 use_safetensors=True,
@@ -86,7 +88,13 @@ class HFEngine:
             ) from None
         except Exception as error:  # a configuration that transformers does not know, shapes that do not fit, ...
             raise ModelError(f"transformers can't load {self.checkpoint.path}: {str(error).splitlines()[0]}") from None
-        self.model = model.to(self.device).eval()  # type: ignore[arg-type]
+        model, report = loaded
+        if missing := sorted(report["missing_keys"]):  # transformers would fill them with random numbers
+            raise ModelError(
+                f"{self.checkpoint.path} lacks {len(missing)} of the tensors that its config.json promises "
+                f"({missing[0]}, …): copy the checkpoint again."
+            )
+        self.model = model.to(self.device).eval()
         self.keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         named = self.model.generation_config.eos_token_id
         named = named if isinstance(named, list) else [named]
@@ -132,10 +140,18 @@ class HFEngine:
         ids = torch.from_numpy(target).to(self.device)
         total = float(logprobs.gather(1, ids[:, None]).sum())
         if np.isnan(total):
-            raise EngineError(
-                f"{self.checkpoint.name} gives NaN log-probabilities in {self.dtype}: try engine.dtype=float32."
-            )
+            raise self._nan()
         return Scored(total, bool((logprobs.argmax(-1) == ids).all()))
+
+    def _nan(self) -> EngineError:
+        cure = "its weights are damaged." if self.dtype == "float32" else "try engine.dtype=float32."
+        return EngineError(f"{self.checkpoint.name} gives NaN probabilities in {self.dtype}: {cure}")
+
+    def _refuse_nan(self, _: Any, scores: Any) -> Any:
+        """A logits processor: NaN would be decoded as some token, and scored."""
+        if scores.isnan().any():
+            raise self._nan()
+        return scores
 
     def generate(self, requests: Sequence[Request]) -> list[Generated]:
         import torch
@@ -157,6 +173,7 @@ class HFEngine:
                 input_ids=torch.from_numpy(inputs).to(self.device),
                 attention_mask=torch.from_numpy(mask).to(self.device),
                 max_new_tokens=decoding.max_new_tokens,
+                logits_processor=[self._refuse_nan],
                 stopping_criteria=StoppingCriteriaList([StopStrings(self.tokens, decoding.stop, width)]),
                 **sampling,
             )
