@@ -6,6 +6,7 @@ are put together, and the merged run has the very id that an unsliced run has.
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -37,6 +38,9 @@ def take_in(paths: Sequence[Path], say: Callable[[str], None]) -> list[Run]:
 
 
 def _copy(run: Run) -> Run:
+    name = run.manifest.get("run")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", name):
+        raise StoreError(f"{run.path} has the run id {name!r}, which is no plain name: estbench did not make it.")
     target = home() / "runs" / run.id
     if target.resolve() != run.path.resolve():
         try:

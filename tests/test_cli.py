@@ -415,3 +415,17 @@ def test_the_units_of_the_listing_are_those_of_the_metrics() -> None:
     from estbench.registry import POINTS
 
     assert set(POINTS) == {name for name in metrics.names() if getattr(metrics.get(name), "unit", "") == "points"}
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "..", ".hidden", "a/b", "", None])
+def test_an_imported_folder_can_not_choose_where_it_is_written(
+    run: Cli, world: World, home: Path, model: Path, tmp_path: Path, name: str | None
+) -> None:
+    made = json.loads(run("eval", f"model={model}", "tasks=letters")[1])
+    target = tmp_path / "hostile"
+    run("runs", "export", f"run={made['run']}", f"to={target}")
+    manifest = json.loads((target / "manifest.json").read_text())
+    (target / "manifest.json").write_text(json.dumps(manifest | {"run": name}))
+    before = files(tmp_path)
+    code, _, err = run("runs", "import", str(target))
+    assert code == 2 and "no plain name" in err and files(tmp_path) == before
