@@ -57,6 +57,11 @@ class Checkpoint:
     def weight_files(self) -> list[Path]:
         """The safetensors files that make up the model, in name order."""
         index = self.path / "model.safetensors.index.json"
+        if index.exists() and (self.path / "model.safetensors").exists():
+            raise ModelError(
+                f"{self.path} has both model.safetensors and model.safetensors.index.json: remove the one that is not "
+                "the model."
+            )
         if index.exists():
             names = sorted(set(_json(index).get("weight_map", {}).values()))
             if any(Path(name).name != name for name in names):
@@ -175,6 +180,8 @@ def find(
 
 def _opened(path: Path, name: str, revision: str | None = None) -> Checkpoint:
     checkpoint = Checkpoint(path, name, revision)
+    if (path / "config.json").exists() and (path / "adapter_config.json").exists():
+        raise ModelError(f"{path} has a LoRA adapter beside the model (adapter_config.json): merge it, or remove it.")
     if not (path / "config.json").exists():
         adapter = (
             " It is a LoRA adapter: merge it into its base model first."

@@ -40,7 +40,7 @@ class EvalSettings:
     tasks: str | None = option("suites and tasks, with commas; core for a chat model, core_base otherwise", None)
     engine: str = option("what computes", "hf", choices=("hf",))
     engine_options: dict[str, str] = option(  # noqa: RUF009  a dataclass field
-        "engine.KEY=VALUE: device, dtype, attention, trust_remote_code", dict
+        "engine.KEY=VALUE: device, dtype, attention", dict
     )
     limit: int | None = option("at most N documents a task, by hash order; the run is marked partial", None, least=1)
     shots: int | None = option("examples in the prompt; each task has its own number", None, least=0)

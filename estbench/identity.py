@@ -122,11 +122,14 @@ def source_hash(functions: Iterable[Callable[..., Any]]) -> str:
     waiting = [Path(function.__code__.co_filename) for function in functions if hasattr(function, "__code__")]
     while waiting:
         path = waiting.pop()
-        name = path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else path.name
+        ours = path.is_relative_to(PACKAGE) and not path.is_relative_to(PACKAGE / "_files")
+        name = path.relative_to(PACKAGE).as_posix() if ours else path.name
         if name in files or not path.exists():
             continue
         files[name], imported = _source(path)
         waiting += [found for module in imported if (found := _module_file(module))]
+        if not ours:  # a task's code may import what lies beside it
+            waiting += sorted(path.parent.glob("*.py"))
     return digest(files)
 
 

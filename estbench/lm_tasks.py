@@ -103,6 +103,8 @@ class LmTask:
             raise PlanError(f"{card.name} ({card.path.name}) does not fit its data: {_brief(error)}") from None
         self.task.set_fewshot_seed(seed)
         self.shots = int(self.task.config.num_fewshot or 0)
+        if (self.task.config.repeats or 1) > 1:
+            raise PlanError(f"{card.name}: repeats: {self.task.config.repeats} is not supported yet.")
         pool = len(self.task.sampler.df) if hasattr(self.task, "sampler") else 0
         if self.shots > pool:
             raise PlanError(f"{card.name} has {pool} examples to show, and shots={self.shots} asks for more.")
@@ -169,6 +171,8 @@ class LmTask:
                     (response.logprob, response.greedy) if isinstance(response, Scored) else response.text
                 ]
                 instance.filtered_resps = {}
+        if not rendered:
+            return  # an empty slice
         self.task._instances = [instance for _, doc, _ in rendered for instance in doc.instances]
         self.task.apply_filters()
         for doc_id, doc, responses in rendered:
@@ -199,6 +203,7 @@ class LmTask:
                 "output_type",
             )
         }
+        config["card"] = {key: self.card.metadata.get(key) for key in ("primary", "chance", "cluster")}
         versions = {name: importlib.metadata.version(name) for name in ("lm_eval", "sacrebleu")}
         return identity.digest([config, identity.source_hash(self.functions), versions])
 

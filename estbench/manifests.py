@@ -30,7 +30,7 @@ def of_run(job: Job, tasks: dict[str, Any], identities: dict[str, str]) -> dict[
         "schema": SCHEMA,
         "name": settings.name or job.checkpoint.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "partial": settings.limit is not None or settings.slice is not None,
+        "partial": settings.slice is not None or any(row["n_planned"] < row["n_docs"] for row in tasks.values()),
         "slice": settings.slice,
         "model": of_model(job),
         "engine": job.fingerprint["engine"],
@@ -102,14 +102,16 @@ def series(job: Job, tasks: dict[str, Any]) -> str:
         row = tasks[plan.card.name]
         files = identity.digest(registry.read_yaml(plan.card.path))
         per_task[plan.card.name] = [files, row["scorer"], row["data"]["hash"], row["shots"], row["n_docs"]]
-    return identity.digest([job.response_id, per_task, job.settings.seed, job.settings.limit, job.settings.truncate])
+    settings, of = job.settings, (job.settings.slice or "").partition("/")[2]
+    return identity.digest([job.response_id, per_task, settings.seed, settings.limit, settings.truncate, of])
 
 
 def changed(settings: EvalSettings) -> dict[str, Any]:
     """The settings that are not at their default."""
     plain = asdict(settings)
     defaults = {f.name: f.default for f in dataclasses.fields(settings)}
-    return {key: value for key, value in plain.items() if value != {} and value != defaults[key]}
+    kept = {key: value for key, value in plain.items() if key not in NOT_IN_COMMAND}  # a database URL has a password
+    return {key: value for key, value in kept.items() if value != {} and value != defaults[key]}
 
 
 def command(settings: EvalSettings) -> str:
@@ -118,7 +120,7 @@ def command(settings: EvalSettings) -> str:
     for key, value in changed(settings).items():
         if key == "engine_options":
             words += [f"engine.{name}={part}" for name, part in value.items()]
-        elif key not in NOT_IN_COMMAND:
+        else:
             words.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
     return shlex.join(["estbench", "eval", *words])
 

@@ -41,7 +41,12 @@ def _copy(run: Run) -> Run:
     name = run.manifest.get("run")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", name):
         raise StoreError(f"{run.path} has the run id {name!r}, which is no plain name: estbench did not make it.")
+    if any(path.is_symlink() for path in run.path.rglob("*")):
+        raise StoreError(f"{run.path} holds symbolic links: copy the files themselves.")
     target = home() / "runs" / run.id
+    scores = target / "scores.json"
+    if scores.exists() and scores.read_bytes() != (run.path / "scores.json").read_bytes():
+        raise StoreError(f"{target} is a run of that id with other scores: one of the two was altered.")
     if target.resolve() != run.path.resolve():
         try:
             target.mkdir(parents=True, exist_ok=True)
@@ -103,7 +108,7 @@ def merge(slices: Sequence[Run]) -> Run:
     manifest = first | {
         "run": run_id,
         "seconds": round(sum(run.manifest["seconds"] for run in slices), 1),
-        "partial": settings.get("limit") is not None,
+        "partial": any(row["n_planned"] < row["n_docs"] for row in tasks.values()),
         "slice": None,
         "identity": first["identity"] | {"plan": whole, "result": result},
         "tasks": tasks,

@@ -73,12 +73,12 @@ def _outline_task(plan: TaskPlan, model: Checkpoint, dtype: str) -> dict[str, An
     packs = plan.packs()
     tokens = sum(doc.requests[i].tokens for pack in packs for doc, i in pack)
     size = BYTES.get(dtype, 4)
-    widest = max(len(pack) * max(doc.requests[i].tokens for doc, i in pack) for pack in packs)
+    widest = max((len(pack) * max(doc.requests[i].tokens for doc, i in pack) for pack in packs), default=0)
     config = model.config.get("text_config") or model.config
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads") or 1
     per_head = config.get("head_dim") or (config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1))
     cache = widest * 2 * config.get("num_hidden_layers", 0) * heads * per_head * size
-    positions = max(sum(doc.requests[i].positions for doc, i in pack) for pack in packs)
+    positions = max((sum(doc.requests[i].positions for doc, i in pack) for pack in packs), default=0)
     logits = 4 * config.get("vocab_size", 0) * positions
     return {
         "task": plan.card.name,
@@ -88,7 +88,7 @@ def _outline_task(plan: TaskPlan, model: Checkpoint, dtype: str) -> dict[str, An
         "shots": plan.lm.shots,
         "requests": sum(len(pack) for pack in packs),
         "tokens": tokens,
-        "longest": max(request.tokens for doc in plan.docs for request in doc.requests),
+        "longest": max((request.tokens for doc in plan.docs for request in doc.requests), default=0),
         "memory_bytes": model.parameters * size + cache + logits,
         "seconds": round(2 * model.parameters * tokens / FLOPS["cpu" if dtype == "float32" else "gpu"], 1),
         "data": plan.lm.dataset.origin,

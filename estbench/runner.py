@@ -107,7 +107,6 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
     if settings.tasks:
         registry.Registry().select(settings.tasks)  # a misspelt task is found before a model is made or fetched
     options = dict(settings.engine_options)
-    trust = options.pop("trust_remote_code", "false").lower() == "true"
     _check_engine_options(options)
     data_dir = Path(settings.data).expanduser() if settings.data else None
     model = checkpoint.find(settings.model, settings.revision, say)
@@ -124,8 +123,8 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
             "chat form's."
         )
     check_parts()
-    tokens = Tokens(model.path, trust_remote_code=trust)
-    engine = HFEngine(model, tokens, trust_remote_code=trust, **options)
+    tokens = Tokens(model.path)
+    engine = HFEngine(model, tokens, **options)
     scope = Scope(settings.limit, slice_of, settings.shots, settings.seed, data_dir, settings.truncate)
     plans = []
     for card in cards:
@@ -138,12 +137,15 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
     if not plans:
         name, reason = next(iter(lacking.items()))
         raise type(reason)(f"None of the tasks can run here. {name}: {reason}")
+    for plan in plans:
+        if plan.lm.dataset.matches_lock is False:
+            say(f"{plan.card.name}: {plan.lm.dataset.ref} in {plan.lm.dataset.origin} is not the data of the lock.")
     skipped = {name: str(reason) for name, reason in lacking.items()}
     return Job(settings, model, tokens, engine, plans, chosen.suites, skipped)
 
 
 def _check_engine_options(options: dict[str, str]) -> None:
-    known = ("device", "dtype", "attention", "trust_remote_code")
+    known = ("device", "dtype", "attention")
     for key in options:
         if key not in known:
             raise ConfigError(f"engine=hf has no option {key!r}.{did_you_mean(key, known)} It has {', '.join(known)}.")
@@ -261,8 +263,14 @@ def _write(job: Job, results: list[TaskResult], responses: dict[str, Response], 
     tasks = {result.plan.card.name: manifests.of_task(result.plan, result.scorer) for result in results}
     whole = identity.digest({name: row["plan_hash"] for name, row in tasks.items()})
     result_id = identity.result_key(whole, (sample.key for result in results for sample in result.samples))
-    run_id = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', job.checkpoint.name).strip('-').lower()}-{result_id[:12]}"
+    if job.settings.slice:  # a part that happens to be the whole is still not the whole
+        result_id = identity.digest([result_id, job.settings.slice])
+    run_id = (
+        f"{re.sub(r'[^A-Za-z0-9.-]+', '-', job.checkpoint.name).strip('-.').lower()[:100] or 'model'}-{result_id[:12]}"
+    )
     folder = home() / "runs" / run_id
+    first = _first_manifest(folder)
+    (folder / "manifest.json").unlink(missing_ok=True)  # a folder counts as a run only while it is whole
     for result in results:
         file = f"{file_name(result.plan.card.name)}.jsonl.gz"
         write_lines(folder / "plan" / file, (doc.record() for doc in result.plan.docs))
@@ -273,11 +281,18 @@ def _write(job: Job, results: list[TaskResult], responses: dict[str, Response], 
     write_json(folder / "scores.json", scores)
     identities = {"response": job.response_id, "plan": whole, "result": result_id}
     manifest = manifests.of_run(job, tasks, identities) | {"run": run_id, "seconds": round(time.monotonic() - begun, 1)}
-    if (folder / "manifest.json").exists():  # the same run again: how it first came to be stays
-        first = Run(folder).manifest
+    if first:  # the same run again: how it first came to be stays
         manifest |= {key: first[key] for key in ("created", "seconds", "command", "settings", "versions", "host")}
     write_json(folder / "manifest.json", manifest)
     return Run(folder)
+
+
+def _first_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of this very run from an earlier time, if there is one that can be read."""
+    try:
+        return Run(folder).manifest
+    except StoreError:
+        return None
 
 
 def _response_rows(plan: TaskPlan, responses: dict[str, Response]) -> Iterator[dict[str, Any]]:

@@ -93,7 +93,10 @@ class Run:
             ) from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}/manifest.json can't be read: {error}.") from None
-        if self.manifest.get("schema", 0) > SCHEMA:
+        needed = {"schema", "run", "tasks", "identity", "model", "slice"}
+        if not isinstance(self.manifest, dict) or not needed <= self.manifest.keys():
+            raise StoreError(f"{path}/manifest.json is no run's manifest: it lacks {', '.join(sorted(needed))}.")
+        if self.manifest["schema"] > SCHEMA:
             newer = f"schema {self.manifest['schema']}, this one reads {SCHEMA}"
             raise StoreError(f"{path} was written by a newer estbench ({newer}): update estbench.")
 

@@ -44,7 +44,7 @@ def score_task(
     }
     if not answered:
         return [_missing(primary, chance, "no document has a response", shared)]
-    scores = []
+    scores = [] if primary in names else [_missing(primary, chance, "the task's results lack this metric", shared)]
     for name in names:
         values = [sample.values[name] for sample in answered if name in sample.values]
         clusters = [sample.cluster for sample in answered if name in sample.values]
@@ -81,6 +81,9 @@ def _interval(
         assert metric.combine is not None
         statistics = metric.prepare(values) if metric.prepare else np.asarray(values, float)
         return stats.corpus_interval(statistics, metric.combine, clusters)
+    aggregate = aggregations.get(name)
+    if metric is None and aggregate and getattr(aggregate, "__name__", "") != "mean":
+        return stats.Interval(float(aggregate(values)), None, None, len(values), "lm-eval's aggregation, no interval")
     if all(isinstance(value, (bool, int, float)) for value in values):
         numbers = np.asarray(values, float)
         if metric.kind == "binary" if metric else bool(np.isin(numbers, (0.0, 1.0)).all()):
@@ -88,10 +91,6 @@ def _interval(
         known = {"proportion": (0.0, 1.0), "points": (0.0, 100.0)}
         bounds = known[metric.unit] if metric else (-math.inf, math.inf)
         return stats.mean_interval(numbers, clusters, bounds=bounds)
-    if name in aggregations:
-        return stats.Interval(
-            float(aggregations[name](values)), None, None, len(values), "lm-eval's aggregation, no interval"
-        )
     return stats.Interval(None, None, None, len(values), "no aggregation known")
 
 

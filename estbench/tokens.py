@@ -20,14 +20,14 @@ from estbench.errors import ModelError, PlanError
 class Tokens:
     """A checkpoint's tokenizer and chat template."""
 
-    def __init__(self, path: Path, *, trust_remote_code: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         from transformers import AutoTokenizer
         from transformers.utils import logging
 
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
         except Exception as error:  # the library raises many kinds
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ModelError(f"The tokenizer in {path} can't be loaded ({reason[:200]}): save it again.") from None

@@ -53,11 +53,17 @@ def pickled(model: Path) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
 
 
+def both_forms(model: Path) -> None:
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors"}}')
+
+
 def lost_shard(model: Path) -> None:
+    (model / "model.safetensors").unlink()
     (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
 
 
 def shard_outside(model: Path) -> None:
+    (model / "model.safetensors").unlink()
     (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}')
 
 
@@ -67,6 +73,10 @@ def no_config(model: Path) -> None:
 
 def adapter(model: Path) -> None:
     no_config(model)
+    (model / "adapter_config.json").write_text("{}")
+
+
+def adapter_beside(model: Path) -> None:
     (model / "adapter_config.json").write_text("{}")
 
 
@@ -90,10 +100,12 @@ def no_tokenizer(model: Path) -> None:
         (garbage, "its header is not JSON"),
         (tiny_file, "no whole safetensors file"),
         (pickled, "pickled weights .pytorch_model.bin., which can run code"),
+        (both_forms, "has both model.safetensors and"),
         (lost_shard, "lacks model-00001-of-00002.safetensors"),
         (shard_outside, "outside the checkpoint"),
         (no_config, "no checkpoint: it has no config.json"),
         (adapter, "LoRA adapter: merge it"),
+        (adapter_beside, "LoRA adapter beside the model"),
         (broken_config, "config.json can't be read"),
         (no_model_type, "no model_type"),
         (no_tokenizer, "has no tokenizer"),

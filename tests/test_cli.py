@@ -189,6 +189,8 @@ def nothing(model: Path, world: World) -> None:
         (["show", "task=both"], nothing, "'both' is a suite"),
         (["eval", "model={model}", "tasks=letters", "slice=5/4"], nothing, "slice=5/4"),
         (["eval", "model={model}", "tasks=letters", "engine.dtpe=float32"], nothing, "Did you mean 'dtype'"),
+        (["eval", "model={model}", "tasks=letters", "engine.trust_remote_code=true"], nothing, "has no option"),
+        (["eval", "model={model}", "tasks=letters", "engine.device=foo"], nothing, "engine.device=foo is not one of"),
         (["eval", "model={model}", "tasks=letters", "engine.dtype=int3"], nothing, "engine.dtype=int3 is not one of"),
         (["eval", "model={model}", "tasks=letters", "data=/nowhere"], nothing, "/nowhere is no folder"),
         (["eval", "model={world}", "tasks=letters"], nothing, "no checkpoint: it has no config.json"),
@@ -429,3 +431,25 @@ def test_an_imported_folder_can_not_choose_where_it_is_written(
     before = files(tmp_path)
     code, _, err = run("runs", "import", str(target))
     assert code == 2 and "no plain name" in err and files(tmp_path) == before
+
+
+def test_the_password_of_a_database_is_nowhere_in_a_run_folder(run: Cli, world: World, home: Path, model: Path) -> None:
+    result = json.loads(run("eval", f"model={model}", "tasks=letters", f"database={home}/geheim.db")[1])
+    assert "geheim" not in (Path(result["folder"]) / "manifest.json").read_text()
+
+
+def test_an_import_never_overwrites_a_run_with_other_scores(
+    run: Cli, world: World, model: Path, tmp_path: Path
+) -> None:
+    made = json.loads(run("eval", f"model={model}", "tasks=letters")[1])
+    target = tmp_path / "copy"
+    run("runs", "export", f"run={made['run']}", f"to={target}")
+    assert run("runs", "import", str(target))[0] == 0  # the control: an equal copy is welcome
+    scores = json.loads((target / "scores.json").read_text())
+    (target / "scores.json").write_text(json.dumps([scores[0] | {"value": 1.0}, *scores[1:]]))
+    code, _, err = run("runs", "import", str(target))
+    assert code == 2 and "altered" in err
+    (target / "leak").symlink_to("/etc/hostname")
+    assert "symbolic links" in run("runs", "import", str(target))[2]
+    (target / "manifest.json").write_text("[]")
+    assert "no run's manifest" in run("runs", "import", str(target))[2]

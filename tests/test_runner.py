@@ -363,3 +363,46 @@ def test_a_manifest_of_a_newer_estbench_is_refused(world: World) -> None:
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": 99}))
     with pytest.raises(StoreError, match="newer estbench"):
         Run(run.path)
+
+
+def test_slices_of_different_slicings_are_not_put_together(world: World) -> None:
+    from estbench import merging
+
+    parts = [evaluate(world, slice="1/2")[0], evaluate(world, slice="2/3")[0]]
+    heard: list[str] = []
+    assert merging.take_in([part.path for part in parts], heard.append) == parts or len(heard) == 2
+    assert all("the run is made when all are" in line for line in heard)
+
+
+def test_a_slice_that_is_everything_is_still_no_run(world: World) -> None:
+    whole, part = evaluate(world)[0], evaluate(world, slice="1/1")[0]
+    assert part.id != whole.id and Run(whole.path).scores() == whole.scores() and whole.scores()
+
+
+def test_a_limit_beyond_the_task_is_the_whole_run(world: World) -> None:
+    whole, more = evaluate(world)[0], evaluate(world, limit=5000)[0]
+    assert more.id == whole.id and not more.manifest["partial"]
+
+
+def test_an_empty_slice_is_no_error(world: World) -> None:
+    run, forwarded = evaluate(world, limit=1, slice="2/2")
+    assert forwarded == 0 and list(run.samples("letters")) == []
+
+
+def test_a_damaged_manifest_is_made_anew(world: World) -> None:
+    run, _ = evaluate(world)
+    (run.path / "manifest.json").write_text("")
+    assert evaluate(world)[0].scores() == run.scores()
+
+
+def test_a_chance_level_that_changes_makes_another_result(world: World) -> None:
+    before, _ = evaluate(world)
+    world.edit("letters", metadata=world.read("letters")["metadata"] | {"chance": 0.9})
+    after, forwarded = evaluate(world)
+    assert after.id != before.id and forwarded == 0
+
+
+def test_repeats_are_refused_and_not_taken_for_one(world: World) -> None:
+    world.edit("words", repeats=5)
+    with pytest.raises(PlanError, match="repeats: 5"):
+        evaluate(world)

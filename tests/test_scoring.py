@@ -89,3 +89,19 @@ def test_a_metric_that_only_lm_eval_knows_is_averaged_or_aggregated() -> None:
 def test_all_right_is_no_certainty() -> None:
     score = scored([sample(i, acc=1) for i in range(20)])["acc"]
     assert score.value == 1.0 and score.ci_low is not None and 0.8 < score.ci_low < 0.9 and score.ci_high == 1.0
+
+
+def test_lm_evals_own_aggregation_is_not_replaced_by_a_mean() -> None:
+    import math
+
+    def perplexity(items: list[float]) -> float:
+        return math.exp(-sum(items) / len(items))
+
+    samples = [sample(i, perplexity=-3.0) for i in range(4)]
+    score = scored(samples, primary="perplexity", aggregations={"perplexity": perplexity})["perplexity"]
+    assert score.value == pytest.approx(math.exp(3.0)) and score.ci_low is None
+
+
+def test_a_primary_metric_that_is_not_there_is_missing_with_a_reason() -> None:
+    scores = scored([sample(0, acc=1)], primary="ac")
+    assert scores["ac"].primary and scores["ac"].value is None and scores["ac"].reason and not scores["acc"].primary

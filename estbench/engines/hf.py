@@ -7,8 +7,10 @@ what is already cached.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,13 +38,16 @@ class HFEngine:
         dtype: str = "auto",
         device: str = "auto",
         attention: str = "sdpa",
-        trust_remote_code: bool = False,
     ) -> None:
         import torch
 
         if dtype not in DTYPES:
             raise ConfigError(f"engine.dtype={dtype} is not one of {', '.join(DTYPES)}.")
-        self.checkpoint, self.tokens, self.attention, self.trust = checkpoint, tokens, attention, trust_remote_code
+        self.checkpoint, self.tokens, self.attention = checkpoint, tokens, attention
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"engine.device={device}: there is no GPU here that torch can use.")
+        if device not in ("auto", "cpu") and not device.startswith(("cuda", "mps", "xpu")):
+            raise ConfigError(f"engine.device={device} is not one of auto, cpu, cuda, cuda:0, mps, xpu.")
         self.device = ("cuda:0" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         saved = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype") or "float32"
         self.dtype = dtype if dtype != "auto" else "float32" if self.device == "cpu" else str(saved)
@@ -59,6 +64,7 @@ class HFEngine:
         on = "cpu" if self.device == "cpu" else torch.cuda.get_device_name(self.device)
         return {
             "engine": "hf",
+            "code": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16],
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "dtype": self.dtype,
@@ -80,7 +86,6 @@ class HFEngine:
                 dtype=getattr(torch, self.dtype),
                 attn_implementation=self.attention,
                 use_safetensors=True,
-                trust_remote_code=self.trust,
             )
         except torch.cuda.OutOfMemoryError:
             raise EngineError(
@@ -100,7 +105,9 @@ class HFEngine:
         named = named if isinstance(named, list) else [named]
         self.ends = sorted({int(i) for i in [*named, self.tokens.tokenizer.eos_token_id] if i is not None})
         pad = self.tokens.tokenizer.pad_token_id
-        self.pad = int(pad if pad is not None else self.ends[0] if self.ends else 0)
+        if pad is None or pad >= self.model.get_input_embeddings().weight.shape[0]:  # a [PAD] added without resizing
+            pad = self.ends[0] if self.ends else 0
+        self.pad = int(pad)
         # sampling habits saved with a model (temperature, penalties) must not leak into a score
         ends = self.ends or None
         self.model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self.pad)  # type: ignore[no-untyped-call]
