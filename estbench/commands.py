@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import sys
 import tarfile
@@ -231,19 +232,12 @@ def find_run(name: str) -> Path:
     """The folder of a run, by path, id, or the first letters of its id."""
     if (Path(name) / "manifest.json").exists():
         return Path(name)
-    found = sorted(path.parent for path in (home() / "runs").glob(f"{glob_escape(name)}*/manifest.json"))
+    found = sorted(path.parent for path in (home() / "runs").glob(f"{glob.escape(name)}*/manifest.json"))
     if len(found) > 1 and (home() / "runs" / name) not in found:
         raise ConfigError(f"{name!r} means more than one run: {', '.join(path.name for path in found[:5])}.")
     if not found:
         raise ConfigError(f"There is no run {name!r}: `estbench runs` lists them.")
     return home() / "runs" / name if (home() / "runs" / name) in found else found[0]
-
-
-def glob_escape(text: str) -> str:
-    """The text with glob's special characters made harmless."""
-    import glob
-
-    return glob.escape(text)
 
 
 def data_list(settings: DataSettings) -> int:

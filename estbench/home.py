@@ -2,7 +2,7 @@
 
 responses/   what models answered, by fingerprint      runs/    run folders
 models/      demo models                               data/    offline copies of data sets
-estbench.db  the index of runs                         fingerprints.json
+estbench.db  the index of runs                         fingerprints.jsonl
 """
 
 from __future__ import annotations

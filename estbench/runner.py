@@ -282,7 +282,9 @@ def _write(job: Job, results: list[TaskResult], responses: dict[str, Response], 
     identities = {"response": job.response_id, "plan": whole, "result": result_id}
     manifest = manifests.of_run(job, tasks, identities) | {"run": run_id, "seconds": round(time.monotonic() - begun, 1)}
     if first:  # the same run again: how it first came to be stays
-        manifest |= {key: first[key] for key in ("created", "seconds", "command", "settings", "versions", "host")}
+        manifest |= {
+            key: first[key] for key in ("created", "seconds", "command", "settings", "versions", "host") if key in first
+        }
     write_json(folder / "manifest.json", manifest)
     return Run(folder)
 

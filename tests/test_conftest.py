@@ -33,9 +33,9 @@ def test_a_child_process_has_no_network_either() -> None:
 def test_this_machine_can_be_reached() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname()[:2], timeout=5),
+        socket.create_connection(server.getsockname()[:2], timeout=5) as client,
     ):
-        pass
+        assert client.getpeername() == server.getsockname()
 
 
 def test_nobodys_home_is_touched(home: Path) -> None:

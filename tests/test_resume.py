@@ -80,7 +80,7 @@ def evidence(result: dict[str, Any]) -> Any:
     }
 
 
-def disturb(world: World, model: Path, folder: Path, kills: int, seed: int) -> None:
+def check_kills_leave_no_trace(world: World, model: Path, folder: Path, kills: int, seed: int) -> None:
     calm, _ = Victim(world, model, folder / "calm").finish()
     expected = evidence(calm)
     victim = Victim(world, model, folder / "disturbed")
@@ -101,14 +101,14 @@ def disturb(world: World, model: Path, folder: Path, kills: int, seed: int) -> N
 @pytest.mark.slow
 def test_scores_after_five_kills_are_bit_identical(tmp_path: Path, tiny_model: Path) -> None:
     world = World(tmp_path / "world", n=60)
-    disturb(world, tiny_model, tmp_path, kills=5, seed=1)
+    check_kills_leave_no_trace(world, tiny_model, tmp_path, kills=5, seed=1)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(4))
 def test_scores_after_twenty_kills_are_bit_identical(tmp_path: Path, tiny_model: Path, seed: int) -> None:
     world = World(tmp_path / "world", n=150)
-    disturb(world, tiny_model, tmp_path, kills=20, seed=seed)
+    check_kills_leave_no_trace(world, tiny_model, tmp_path, kills=20, seed=seed)
 
 
 def test_bit_identity_can_fail(tmp_path: Path, tiny_model: Path) -> None:
