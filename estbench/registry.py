@@ -19,9 +19,21 @@ from estbench.errors import ConfigError, did_you_mean
 from estbench.home import project_file
 
 SUITES = "suites.yaml"
-SKILLS = ("reasoning", "reading", "translation", "grammar", "morphology", "instructions", "knowledge")
+SKILLS = (
+    "reasoning",
+    "reading",
+    "translation",
+    "grammar",
+    "morphology",
+    "instructions",
+    "knowledge",
+    "classification",
+    "summarisation",
+    "modelling",
+)
 FORMS = ("completion", "chat")
-POINTS = ("chrf++", "bleu")  # as in estbench.metrics, which a listing need not load
+ACCESS = ("public", "gated", "withheld")  # gated: the Hub asks for a token; withheld: golds are not published
+UNITS = {"chrf++": "points", "bleu": "points", "bits_per_byte": "bits"}  # as in estbench.metrics, not loaded here
 
 
 @dataclass(frozen=True)
@@ -46,14 +58,19 @@ class Task:
         return str(self.metadata.get("form", "completion"))
 
     @property
+    def access(self) -> str:
+        """`public`, `gated` (a token is needed) or `withheld` (golds are kept by the maintainers)."""
+        return str(self.metadata.get("access", "public"))
+
+    @property
     def primary(self) -> str:
         """The metric the task is ranked by."""
         return str(self.metadata.get("primary", ""))
 
     @property
     def unit(self) -> str:
-        """The primary metric's unit: points from 0 to 100, or a proportion."""
-        return "points" if self.primary in POINTS else "proportion"
+        """The primary metric's unit: a proportion, points from 0 to 100, or bits."""
+        return UNITS.get(self.primary, "proportion")
 
     @property
     def chance(self) -> float | None:
@@ -172,7 +189,10 @@ _Loader.add_constructor("!function", lambda loader, node: loader.construct_scala
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A task file with its `include`s merged in, as lm-eval merges them; no function is imported."""
+    """A task file with its `include`s merged in, as lm-eval merges them; no function is imported.
+
+    `metadata` is merged key by key, so that a file says only where it differs from what it includes.
+    """
     try:
         config = yaml.load(path.read_text("utf-8"), Loader=_Loader)
     except FileNotFoundError:
@@ -185,4 +205,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     includes = config.pop("include", [])
     for name in includes if isinstance(includes, list) else [includes]:
         merged |= read_yaml(path.parent / name)
+    if "metadata" in merged and "metadata" in config:
+        config["metadata"] = merged["metadata"] | config["metadata"]
     return merged | config

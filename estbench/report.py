@@ -37,10 +37,10 @@ def run_json(run: Run) -> dict[str, Any]:
 
 
 def number(value: float | None, unit: str) -> str:
-    """A score as people read it: proportions in per cent, one decimal."""
+    """A score as people read it: proportions in per cent, one decimal; bits with three."""
     if value is None:
         return "–"
-    return f"{100 * value:.1f}" if unit == "proportion" else f"{value:.1f}"
+    return {"proportion": f"{100 * value:.1f}", "points": f"{value:.1f}", "bits": f"{value:.3f}"}[unit]
 
 
 def scores_table(scores: Sequence[Score]) -> Table:

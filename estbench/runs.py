@@ -40,7 +40,7 @@ class Score:
     chance: float | None  # what guessing gives, in the same unit
     parse_failures: int  # answers in which no answer could be found; they count as wrong
     errors: int  # documents without a response; missing data, not part of n
-    unit: str  # "proportion" (0 to 1) or "points" (0 to 100)
+    unit: str  # "proportion" (0 to 1), "points" (0 to 100) or "bits"
     higher_is_better: bool
     primary: bool
     method: str = ""  # how the interval was made

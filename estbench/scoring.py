@@ -88,7 +88,7 @@ def _interval(
         numbers = np.asarray(values, float)
         if metric.kind == "binary" if metric else bool(np.isin(numbers, (0.0, 1.0)).all()):
             return stats.proportion_interval(numbers, clusters)
-        known = {"proportion": (0.0, 1.0), "points": (0.0, 100.0)}
+        known = {"proportion": (0.0, 1.0), "points": (0.0, 100.0), "bits": (0.0, math.inf)}
         bounds = known[metric.unit] if metric else (-math.inf, math.inf)
         return stats.mean_interval(numbers, clusters, bounds=bounds)
     return stats.Interval(None, None, None, len(values), "no aggregation known")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from estbench.data import DatasetRef, load, missing, references, row_hash, verify
-from estbench.registry import FORMS, SKILLS, Registry, Task
+from estbench.registry import ACCESS, FORMS, SKILLS, Registry, Task
 
 REGISTRY = Registry()
 TASKS = REGISTRY.tasks
@@ -198,10 +198,12 @@ def test_lm_eval_finds_and_builds_every_task(name: str, build: Any) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_the_card_of_every_task_is_complete(name: str) -> None:
     task, card = TASKS[name], TASKS[name].metadata
-    assert set(card) == {
+    required = {
         *("version", "title", "skill", "language", "licence", "citation", "chance"),
         *("primary", "form", "cluster", "publish_items", "data_seen"),
     }
+    assert required <= set(card) <= required | {"access", "repository"}
+    assert card.get("access", "public") in ACCESS
     assert card["version"] == 1 and set(card["title"]) == {"et", "en"} and all(card["title"].values())
     assert card["skill"] in SKILLS and card["language"] in ("et", "en", "en-et", "et-en") and card["form"] in FORMS
     assert card["licence"] and card["citation"] and card["data_seen"] in ("real", "subset", "own")

@@ -14,9 +14,16 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 from estbench.estonian.normalise import answer_text, normalise, without_thinking
+from estbench.metrics.base import Metric
 
 ORDINALS = ("esimene", "teine", "kolmas", "neljas", "viies", "kuues", "seitsmes", "kaheksas")
 LETTERS = "ABCDEFGH"
+METRICS = (
+    Metric("acc"),
+    Metric("acc_norm"),
+    Metric("acc_bytes"),
+    Metric("parse_failure", higher_is_better=False),
+)
 
 
 def margin(log_likelihoods: Sequence[float], gold: int) -> float:

@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from estbench.metrics.base import Metric
+
 Floats = NDArray[np.float64]
 Vertex = tuple[int, int]
 Proposed = tuple[int, int, tuple[str, ...]]  # start, end, correction
@@ -254,3 +256,14 @@ def f_score(statistics: ArrayLike) -> Floats:
     below = BETA**2 * p + r
     score: Floats = np.divide((1 + BETA**2) * p * r, below, out=np.zeros_like(below), where=below > 0)
     return score
+
+
+def signature() -> str:
+    """What fixes the metric beside the data."""
+    return f"maxmatch|beta:{BETA}|unchanged:{MAX_UNCHANGED}|pseudo:R:WO|tok:projected|version:1"
+
+
+METRICS = tuple(
+    Metric(name, kind="corpus", signature=signature, prepare=select, combine=combine)
+    for name, combine in (("f0.5", f_score), ("gec_precision", precision), ("gec_recall", recall))
+)

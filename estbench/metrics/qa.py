@@ -16,6 +16,9 @@ from typing import Any
 
 from estbench.errors import TaskError
 from estbench.estonian.normalise import normalise
+from estbench.metrics.base import Metric
+
+METRICS = (Metric("em"), Metric("f1", kind="mean"), Metric("exact_match"), Metric("follow"))
 
 
 def gold_answers(answers: Any) -> list[str]:

@@ -11,11 +11,13 @@ An empty output has no n-grams of its own, while those of its reference still co
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from estbench.metrics.base import Metric
 
 Floats = NDArray[np.float64]
 CHRF_ORDERS = 8  # characters 1 to 6, words 1 and 2: [hypothesis, reference, match] each
@@ -82,3 +84,9 @@ def bleu(statistics: ArrayLike) -> Floats:
     ratio = np.divide(reference, length, out=np.full_like(length, np.inf), where=length > 0)
     brevity = np.where(length < reference, np.exp(1 - ratio), 1.0)
     return np.where(correct.any(axis=-1), 100 * brevity * np.exp(mean_log), 0.0)
+
+
+METRICS = (
+    Metric("chrf++", "points", "corpus", signature=partial(signature, "chrf++"), combine=chrf),
+    Metric("bleu", "points", "corpus", signature=partial(signature, "bleu"), combine=bleu),
+)
