@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from estbench.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
+FORMS = ("completion", "chat")
 
 
 def option(
@@ -48,7 +49,11 @@ class EvalSettings:
     name: str | None = option("what to call the model in tables", None)
     revision: str | None = option("a Hub model's commit, branch or tag", None)
     slice: str | None = option("i/n: only that slice of each task; `estbench runs import` merges slices", None)
-    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA)", None)
+    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
+    gold: str | None = option("JSONL with the golds of a task that withholds them", None)
+    include: str | None = option("folder with lm-eval task files of others; their names may stand in tasks=", None)
+    trust_task_code: str | None = option("folder of theirs whose Python may run", None)
+    form: str | None = option("how tasks of others are asked; completion unless said", None, choices=FORMS)
     missing: str = option("what to do about tasks whose data or template is missing", "stop", choices=("stop", "skip"))
     truncate: bool = option("cut prompts that are too long from the left; recorded, changes scores", False)
     database: str | None = option("database to index the run in; default is SQLite in ESTBENCH_HOME", None)

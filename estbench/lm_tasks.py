@@ -18,17 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from jinja2 import StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval import utils
 from lm_eval.api.instance import Instance
+from lm_eval.api.registry import metric_registry
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from estbench import data, identity, registry
+from estbench import data, foreign, identity, registry
 from estbench.engines.base import Decoding, Generated, Response, Scored
-from estbench.errors import ConfigError, EstbenchError, PlanError, TaskError
+from estbench.errors import EstbenchError, PlanError, TaskError
 
-# lm-eval compiles a template anew for every document; compiling is nearly all that rendering costs
-utils.env.from_string = functools.lru_cache(maxsize=4096)(utils.env.from_string)
+# Templates come from files of others, too: they see values, and no way to Python's internals. lm-eval compiles a
+# template anew for every document, which is nearly all that rendering costs.
+_sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+_sandbox.filters |= utils.env.filters
+_sandbox.from_string = functools.lru_cache(maxsize=4096)(_sandbox.from_string)  # type: ignore[method-assign,assignment]
+utils.env = _sandbox
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 datasets.disable_progress_bars()
 
@@ -48,6 +55,7 @@ class Rendered:
     source: Any  # what was asked before a chat template: the same for all models
     target: Any
     instances: list[Instance]
+    rolling: bool = False  # the one continuation is a whole text, scored in windows of the model's context
 
 
 class RowsTask(ConfigurableTask):  # type: ignore[misc]
@@ -87,12 +95,18 @@ class LmTask:
     """A task ready to be rendered and scored. `docs` is what it evaluates, after its own process_docs."""
 
     def __init__(
-        self, card: registry.Task, *, data_dir: Path | None = None, shots: int | None = None, seed: int = 1234
+        self,
+        card: registry.Task,
+        *,
+        data_dir: Path | None = None,
+        shots: int | None = None,
+        seed: int = 1234,
+        gold: Path | None = None,
     ) -> None:
         self.card = card
         config = read_config(card)
         self.functions = list(_functions(config))
-        self.dataset = load_rows(card, data_dir, config)
+        self.dataset = load_rows(card, data_dir, config, gold)
         if shots is not None:
             config["num_fewshot"] = shots
         try:
@@ -146,6 +160,8 @@ class LmTask:
         if first.request_type == "generate_until":
             decoding = read_decoding(first.args[1], self.card.name)
             return Rendered([], first.args[0], decoding, seen or first.args[0], target, instances)
+        if first.request_type == "loglikelihood_rolling":
+            return Rendered([("", first.args[0])], "", None, ["rolling", first.args[0]], "", instances, rolling=True)
         if first.request_type != "loglikelihood":
             raise PlanError(f"{self.card.name}: output_type {first.request_type} is not supported yet.")
         pairs = [(i.args[0], i.args[1]) for i in instances]
@@ -166,11 +182,8 @@ class LmTask:
     ) -> Iterator[tuple[int, dict[str, Any], Any]]:
         """(doc_id, metric -> value, answer) for each answered document, by the task's filters and process_results."""
         for _, doc, responses in rendered:
-            for instance, response in zip(doc.instances, responses, strict=True):
-                instance.resps = [
-                    (response.logprob, response.greedy) if isinstance(response, Scored) else response.text
-                ]
-                instance.filtered_resps = {}
+            for instance, answer in zip(doc.instances, _answers(doc, responses), strict=True):
+                instance.resps, instance.filtered_resps = [answer], {}
         if not rendered:
             return  # an empty slice
         self.task._instances = [instance for _, doc, _ in rendered for instance in doc.instances]
@@ -209,24 +222,49 @@ class LmTask:
 
 
 def read_config(card: registry.Task) -> dict[str, Any]:
-    """The task file as lm-eval reads it, its `!function`s resolved."""
+    """The task file as lm-eval reads it, its `!function`s resolved; what would run code from elsewhere is refused."""
+    if "class" in card.config:
+        raise PlanError(f"{card.name} is a task written in Python (class:), which estbench does not run.")
+    if (card.config.get("dataset_kwargs") or {}).get("trust_remote_code"):
+        raise PlanError(f"{card.name}: {card.path} asks for a data set's remote code, which estbench does not run.")
     try:
-        return dict(load_yaml(card.path, resolve_func=True))
+        config = dict(load_yaml(card.path, resolve_func=True))
     except Exception as error:  # whatever importing a task's code raises
         raise PlanError(f"{card.path} can't be read: {_brief(error)}") from None
+    _check_metrics(card, config)
+    return config
 
 
-def load_rows(card: registry.Task, data_dir: Path | None, config: dict[str, Any] | None = None) -> data.Dataset:
-    """The rows of a task: from its own generator (`custom_dataset`), or from where `data` finds its data set."""
+def _check_metrics(card: registry.Task, config: dict[str, Any]) -> None:
+    """Refuse metrics that lm-eval does not have itself: it would download code for them from the Hub."""
+    if config.get("process_results") is not None:
+        return
+    for row in config.get("metric_list") or []:
+        name = row.get("metric")
+        if isinstance(name, str) and (name not in metric_registry or row.get("hf_evaluate")):
+            raise PlanError(
+                f"{card.name}: lm-eval has no metric {name!r} of its own, and code for it is not downloaded."
+            )
+
+
+def load_rows(
+    card: registry.Task, data_dir: Path | None, config: dict[str, Any] | None = None, gold: Path | None = None
+) -> data.Dataset:
+    """The rows of a task: from its own generator (`custom_dataset`), or from where `data` finds its data set.
+
+    gold: a file with golds that are withheld, for a task whose metadata says so.
+    """
     config = config or read_config(card)
-    if callable(make := config.get("custom_dataset")):
+    if card.dataset is None and callable(make := config.get("custom_dataset")):
         made = make(**(config.get("metadata") or {}), **(config.get("dataset_kwargs") or {}))
         splits = {split: [dict(row) for row in rows] for split, rows in made.items()}
         hashes = {split: data.rows_hash(rows) for split, rows in splits.items()}
         return data.Dataset(data.DatasetRef(f"estbench/{card.name}"), splits, hashes, "made by estbench", None, None)
-    if not (references := data.references([card])):
-        raise ConfigError(f"{card.path} names no data: set dataset_path.")
-    return data.load(references[0], card.splits, data=data_dir)
+    if card.dataset is None and card.foreign:
+        splits = foreign.file_rows(card)
+        hashes = {split: data.rows_hash(rows) for split, rows in splits.items()}
+        return data.Dataset(data.DatasetRef(f"files/{card.name.split('/')[-1]}"), splits, hashes, "files", None, None)
+    return data.of_task(card, data=data_dir, gold=gold)
 
 
 def read_decoding(given: dict[str, Any], task: str) -> Decoding:
@@ -249,7 +287,16 @@ def plain(value: Any) -> Any:
     return value
 
 
+def _answers(doc: Rendered, responses: list[Response]) -> list[Any]:
+    """One answer for each of the document's instances, as lm-eval has them."""
+    if doc.rolling:
+        return [sum(response.logprob for response in responses if isinstance(response, Scored))]
+    return [(one.logprob, one.greedy) if isinstance(one, Scored) else one.text for one in responses]
+
+
 def _answer(doc: Rendered, responses: list[Response]) -> Any:
+    if doc.rolling:
+        return None
     if isinstance(responses[0], Generated):
         name = next(iter(doc.instances[0].filtered_resps))
         return plain(doc.instances[0].filtered_resps[name])

@@ -37,7 +37,7 @@ def of_run(job: Job, tasks: dict[str, Any], identities: dict[str, str]) -> dict[
         "identity": identities | {"series": series(job, tasks)},
         "suites": job.suites,
         "tasks": tasks,
-        "skipped": job.skipped,
+        "skipped": {name: reason for name, (_, reason) in job.skipped.items()},
         "settings": changed(settings),
         "command": command(settings),
         "versions": versions(),

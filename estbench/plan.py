@@ -126,6 +126,7 @@ class Scope:
     shots: int | None = None
     seed: int = 1234
     data: Path | None = None
+    gold: Path | None = None
     truncate: bool = False
 
     @property
@@ -142,7 +143,7 @@ def render(card: registry.Task, tokens: Tokens, max_length: int, scope: Scope) -
     """The documents of one task as token ids."""
     from estbench.lm_tasks import LmTask
 
-    lm = LmTask(card, data_dir=scope.data, shots=scope.shots, seed=scope.seed)
+    lm = LmTask(card, data_dir=scope.data, shots=scope.shots, seed=scope.seed, gold=scope.gold)
     chat = tokens.chat if card.form == "chat" else None
     hashes = _doc_hashes(lm.docs)
     chosen = _choose(hashes, scope)
@@ -152,7 +153,8 @@ def render(card: registry.Task, tokens: Tokens, max_length: int, scope: Scope) -
     truncated = 0
     for start in range(0, len(chosen), CHUNK):
         ids = chosen[start : start + CHUNK]
-        for doc_id, requests in zip(ids, _requests([rendered[i] for i in ids], tokens, scope.seed), strict=True):
+        asked = _requests([rendered[i] for i in ids], tokens, scope.seed, max_length)
+        for doc_id, requests in zip(ids, asked, strict=True):
             fitted = [
                 _fit(request, max_length, scope.truncate, card, doc_id, len(tokens.prefix)) for request in requests
             ]
@@ -191,13 +193,15 @@ def _choose(hashes: Sequence[str], scope: Scope) -> list[int]:
     return sorted(order)
 
 
-def _requests(rendered: Sequence[Rendered], tokens: Tokens, seed: int) -> Iterator[list[Request]]:
-    pairs = iter(tokens.encode_pairs([pair for doc in rendered for pair in doc.pairs]))
+def _requests(rendered: Sequence[Rendered], tokens: Tokens, seed: int, most: int) -> Iterator[list[Request]]:
+    pairs = iter(tokens.encode_pairs([pair for doc in rendered if not doc.rolling for pair in doc.pairs]))
     prompts = iter(tokens.encode([doc.prompt for doc in rendered if doc.decoding]))
     for doc in rendered:
         if decoding := doc.decoding:
             sampled = decoding if decoding.temperature == 0 else Decoding(**(asdict(decoding) | {"seed": seed}))
             yield [Request(next(prompts), decoding=sampled)]
+        elif doc.rolling:
+            yield [Request(*window) for window in tokens.windows(doc.pairs[0][1], most)]
         else:
             yield [Request(context, continuation) for context, continuation in (next(pairs) for _ in doc.pairs)]
 

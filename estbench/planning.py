@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from estbench import registry, report
 from estbench.config import EvalSettings
 from estbench.errors import ConfigError, ModelError, UserError
-from estbench.plan import Scope, TaskPlan, render
+from estbench.plan import TaskPlan, render
 
 if TYPE_CHECKING:
     from estbench.checkpoint import Checkpoint
@@ -31,7 +31,7 @@ def outline(settings: EvalSettings, say: Callable[[str], None]) -> dict[str, Any
 
     settings.slice_of  # noqa: B018  a wrong slice is refused here
     if settings.tasks:
-        registry.Registry().select(settings.tasks)
+        registry.Registry.of(settings).select(settings.tasks)
     lacking: list[dict[str, str]] = []
     try:
         model = checkpoint.find(settings.model, settings.revision, say, fetch=False)
@@ -42,7 +42,7 @@ def outline(settings: EvalSettings, say: Callable[[str], None]) -> dict[str, Any
     missing = runner.missing_parts(chosen.tasks, model, folder)
     lacking += [{"part": name, "reason": str(reason)} for name, reason in missing.items()]
     tokens = Tokens(model.path)
-    scope = Scope(settings.limit, settings.slice_of, settings.shots, settings.seed, folder, settings.truncate)
+    scope = runner.scope_of(settings)
     dtype = _dtype(settings)
     rows = []
     for card in chosen.tasks:
@@ -128,7 +128,7 @@ def prompt(settings: ShowSettings) -> dict[str, Any]:
     from estbench.lm_tasks import LmTask
     from estbench.tokens import Tokens
 
-    card = registry.Registry().task(settings.task)
+    card = registry.Registry.of(settings).task(settings.task)
     folder = Path(settings.data).expanduser() if settings.data else None
     tokens: Tokens | None = None
     if settings.model:

@@ -7,16 +7,19 @@ registry.select("core")  # -> Selection: tasks in order, and the form their suit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from estbench.errors import ConfigError, did_you_mean
 from estbench.home import project_file
+
+if TYPE_CHECKING:
+    from estbench.foreign import Folder
 
 SUITES = "suites.yaml"
 SKILLS = (
@@ -31,8 +34,8 @@ SKILLS = (
     "summarisation",
     "modelling",
 )
-FORMS = ("completion", "chat")
 ACCESS = ("public", "gated", "withheld")  # gated: the Hub asks for a token; withheld: golds are not published
+FILE_FORMATS = ("json", "csv", "parquet", "text")  # what `dataset_path` may say in place of a data set's name
 UNITS = {"chrf++": "points", "bleu": "points", "bits_per_byte": "bits"}  # as in estbench.metrics, not loaded here
 
 
@@ -42,7 +45,8 @@ class Task:
 
     name: str
     path: Path
-    config: dict[str, Any] = field(repr=False)  # the YAML as read; `!function` values are strings
+    config: dict[str, Any] = field(repr=False)  # the YAML as read; `!function` values are `Function`s
+    foreign: bool = False  # a file of somebody else's, by `include=` or `lm_eval/NAME`
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -84,17 +88,27 @@ class Task:
 
     @property
     def dataset(self) -> tuple[str, str | None] | None:
-        """Hub id and config of the data, or None for a task that makes its own."""
+        """Hub id (or GitHub owner/name) and config of the data, or None for a task that makes its own."""
         path = self.config.get("dataset_path")
-        return (
-            None if path is None or self.config.get("custom_dataset") else (str(path), self.config.get("dataset_name"))
-        )
+        read_by_us = self.configs or self.metadata.get("repository")  # custom_dataset is for plain lm-eval then
+        files = path in FILE_FORMATS and "data_files" in (self.config.get("dataset_kwargs") or {})
+        if path is None or files or (self.config.get("custom_dataset") and not read_by_us):
+            return None
+        return str(path), self.config.get("dataset_name")
+
+    @property
+    def configs(self) -> list[str]:
+        """The configs that are read one after the other, for a task that joins several."""
+        return list((self.config.get("dataset_kwargs") or {}).get("configs") or [])
 
     @property
     def splits(self) -> list[str]:
         """The splits that the task reads: the tested one first, then the one that shots come from."""
-        fewshot = (self.config.get("fewshot_config") or {}).get("split") or self.config.get("fewshot_split")
-        tested = self.config.get("test_split") or self.config.get("validation_split")
+        config, shown = self.config, self.config.get("fewshot_config") or {}
+        tested = config.get("test_split") or config.get("validation_split")
+        fewshot = shown.get("split") or config.get("fewshot_split")
+        if not fewshot and not shown.get("samples"):  # where lm-eval takes them from, and looks even for none
+            fewshot = config.get("training_split") or config.get("validation_split")
         return list(dict.fromkeys(name for name in (tested, fewshot) if name))
 
 
@@ -117,10 +131,34 @@ class Selection:
 
 
 class Registry:
-    """The tasks and suites of a folder (the project's own by default)."""
+    """The tasks and suites of a folder (the project's own by default), and the task files of others.
 
-    def __init__(self, folder: Path | None = None) -> None:
+    include, trusted: folders of lm-eval task files, and those whose code may run. form: how their tasks are asked.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        include: Sequence[Path] = (),
+        trusted: Sequence[Path] = (),
+        form: str | None = None,
+    ) -> None:
         self.folder = folder or project_file("tasks")
+        self.include, self.trusted, self.form = include, trusted, form
+
+    @classmethod
+    def of(cls, settings: Any) -> Registry:
+        """The registry that `include=`, `trust_task_code=` and `form=` of some settings ask for."""
+        include, trusted = (
+            [
+                Path(name.strip()).expanduser()
+                for name in (getattr(settings, key, None) or "").split(",")
+                if name.strip()
+            ]
+            for key in ("include", "trust_task_code")
+        )
+        return cls(include=include, trusted=trusted, form=getattr(settings, "form", None))
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
@@ -144,11 +182,34 @@ class Registry:
         rows = read_yaml(path)
         return {name: Suite(name, row["title"], row["form"], list(row["tasks"])) for name, row in rows.items()}
 
+    @cached_property
+    def included(self) -> list[Folder]:
+        """The tasks of the folders that `include=` names."""
+        from estbench import foreign
+
+        form = self.form or "completion"
+        return [foreign.folder(path, form=form, trusted=self.trusted) for path in self.include]
+
     def task(self, name: str) -> Task:
         """The task of that name; ConfigError with the nearest names if there is none."""
-        if name not in self.tasks:
+        found = [] if name in self.suites else self._named(name)
+        if len(found) != 1:
             raise self._unknown("task", name)
-        return self.tasks[name]
+        return found[0]
+
+    def _named(self, name: str) -> list[Task]:
+        """The task, or the tasks of somebody's group, that a name means. ConfigError if it means two things."""
+        if name.startswith("lm_eval/"):
+            from estbench import foreign
+
+            return foreign.built_in(name, form=self.form or "completion")
+        meanings = [[self.tasks[name]]] if name in self.tasks else []
+        for folder in self.included:
+            meanings += [[folder.tasks[task] for task in members] for members in [folder.members(name)] if members]
+        if len(meanings) > 1:
+            paths = " and ".join(str(tasks[0].path) for tasks in meanings)
+            raise ConfigError(f"{name!r} means {paths}: rename one, or leave out include=.")
+        return meanings[0] if meanings else []
 
     def select(self, names: str | list[str]) -> Selection:
         """Tasks for `tasks=`: names of suites and tasks, separated by commas."""
@@ -163,16 +224,22 @@ class Registry:
             if name in self.suites:
                 suites.append(name)
                 chosen |= {task: self.task(task) for task in self.suites[name].tasks}
-            elif name in self.tasks:
-                chosen[name] = self.tasks[name]
+            elif found := self._named(name):
+                chosen |= {task.name: task for task in found}
             else:
                 raise self._unknown("task or suite", name)
+        if self.form and not any(task.foreign for task in chosen.values()):
+            raise ConfigError(
+                f"form={self.form} is for tasks of others (include=, lm_eval/NAME): a task of our own has its form; "
+                "`estbench tasks` lists the chat and completion tasks."
+            )
         return Selection(list(chosen.values()), suites)
 
     def _unknown(self, what: str, name: str) -> ConfigError:
         if name in self.suites:
             return ConfigError(f"{name!r} is a suite: name one of its tasks, {', '.join(self.suites[name].tasks)}.")
-        hint = did_you_mean(name, [*self.tasks, *self.suites])
+        others = [task for folder in self.included for task in (*folder.tasks, *folder.groups)]
+        hint = did_you_mean(name, [*self.tasks, *self.suites, *others])
         return ConfigError(f"There is no {what} {name!r}.{hint} `estbench tasks` lists them.")
 
     def _files(self) -> Iterator[Path]:
@@ -181,11 +248,25 @@ class Registry:
         yield from (path for path in sorted(self.folder.rglob("*.yaml")) if path.name != SUITES)
 
 
-class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
-    """YAML in which `!function module.name` is read as a string, not resolved."""
+class Function(str):
+    """What `!function` names, unresolved; `folder` is where its file lies."""
+
+    folder: Path
 
 
-_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+def _loader(folder: Path) -> type[yaml.SafeLoader]:
+    """YAML in which `!function module.name` is read as a `Function`, not resolved."""
+
+    class Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+        pass
+
+    def function(loader: Any, node: Any) -> Function:
+        named = Function(loader.construct_scalar(node))
+        named.folder = folder
+        return named
+
+    Loader.add_constructor("!function", function)
+    return Loader
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -194,7 +275,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     `metadata` is merged key by key, so that a file says only where it differs from what it includes.
     """
     try:
-        config = yaml.load(path.read_text("utf-8"), Loader=_Loader)
+        config = yaml.load(path.read_text("utf-8"), Loader=_loader(path.parent))
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing.") from None
     except yaml.YAMLError as error:

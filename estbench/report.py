@@ -44,18 +44,18 @@ def number(value: float | None, unit: str) -> str:
 
 
 def scores_table(scores: Sequence[Score]) -> Table:
-    """Task, metric, value, interval, chance, n, failures; the primary metric of each task in bold."""
+    """Task, metric, value, interval, chance, n, failures; the primary metric of each task in bold. Scores of groups
+    (`metric/group`) are left to the JSON."""
     from rich.markup import escape
 
     table = _table("task", "metric", ">score", "95 % interval", ">chance", ">n", ">no answer", ">errors")
     before = ""
     for score in scores:
+        if "/" in score.metric:
+            continue
         low, high = (number(end, score.unit) for end in (score.ci_low, score.ci_high))
         interval = f"{low:>5} … {high}" if score.ci_low is not None else escape(score.reason or score.method)
         value = number(score.value, score.unit)
-        at_chance = (
-            score.primary and score.chance is not None and score.ci_low is not None and score.ci_low <= score.chance
-        )
         table.add_row(
             escape(score.task) if score.task != before else "",
             escape(score.metric),
@@ -63,13 +63,20 @@ def scores_table(scores: Sequence[Score]) -> Table:
             interval if score.primary else f"[dim]{interval}[/dim]",
             ""
             if score.chance is None
-            else number(score.chance, score.unit) + (" [yellow]![/yellow]" if at_chance else ""),
+            else number(score.chance, score.unit) + (" [yellow]![/yellow]" if _at_chance(score) else ""),
             f"{score.n:,}" if score.n == score.n_planned else f"{score.n:,} of {score.n_planned:,}",
             _count(score.parse_failures),
             _count(score.errors),
         )
         before = score.task
     return table
+
+
+def _at_chance(score: Score) -> bool:
+    """Whether the interval does not show that the model beats guessing."""
+    if score.chance is None or score.ci_low is None or score.ci_high is None:
+        return False
+    return score.ci_low <= score.chance if score.higher_is_better else score.ci_high >= score.chance
 
 
 def listing(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:

@@ -50,7 +50,7 @@ class Job:
     engine: Engine
     plans: list[TaskPlan]
     suites: list[str]
-    skipped: dict[str, str]  # task -> why it can't run, with missing=skip
+    skipped: dict[str, tuple[registry.Task, str]]  # task -> its card and why it can't run, with missing=skip
 
     fingerprint: dict[str, Any] = field(default_factory=dict)
 
@@ -63,7 +63,7 @@ class Job:
 def choose(settings: EvalSettings, model: Checkpoint, say: Say = silent) -> registry.Selection:
     """The tasks that `tasks=` means for this model; without it `core` or `core_base`, and that is said."""
     if settings.tasks:
-        return registry.Registry().select(settings.tasks)
+        return registry.Registry.of(settings).select(settings.tasks)
     suite, has = ("core", "a") if model.has_chat_template else ("core_base", "no")
     say(f"tasks={suite}, since {model.name} has {has} chat template.")
     return registry.Registry().select(suite)
@@ -103,9 +103,9 @@ def _fetch_missing(
 def prepare(settings: EvalSettings, say: Say = silent) -> Job:
     """Find the model, choose tasks, render the plan. Raises before anything is written or loaded."""
     check_home()
-    slice_of = settings.slice_of
+    settings.slice_of  # noqa: B018  a wrong slice is refused here
     if settings.tasks:
-        registry.Registry().select(settings.tasks)  # a misspelt task is found before a model is made or fetched
+        registry.Registry.of(settings).select(settings.tasks)  # a slip is found before a model is made or fetched
     options = dict(settings.engine_options)
     _check_engine_options(options)
     data_dir = Path(settings.data).expanduser() if settings.data else None
@@ -125,7 +125,7 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
     check_parts()
     tokens = Tokens(model.path)
     engine = HFEngine(model, tokens, **options)
-    scope = Scope(settings.limit, slice_of, settings.shots, settings.seed, data_dir, settings.truncate)
+    scope = scope_of(settings)
     plans = []
     for card in cards:
         try:
@@ -140,8 +140,14 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
     for plan in plans:
         if plan.lm.dataset.matches_lock is False:
             say(f"{plan.card.name}: {plan.lm.dataset.ref} in {plan.lm.dataset.origin} is not the data of the lock.")
-    skipped = {name: str(reason) for name, reason in lacking.items()}
+    skipped = {card.name: (card, str(lacking[card.name])) for card in chosen.tasks if card.name in lacking}
     return Job(settings, model, tokens, engine, plans, chosen.suites, skipped)
+
+
+def scope_of(settings: EvalSettings) -> Scope:
+    """Which documents the settings ask for, and how."""
+    data_dir, gold = (Path(name).expanduser() if name else None for name in (settings.data, settings.gold))
+    return Scope(settings.limit, settings.slice_of, settings.shots, settings.seed, data_dir, gold, settings.truncate)
 
 
 def _check_engine_options(options: dict[str, str]) -> None:
@@ -277,7 +283,7 @@ def _write(job: Job, results: list[TaskResult], responses: dict[str, Response], 
         write_lines(folder / "responses" / file, _response_rows(result.plan, responses))
         write_lines(folder / "samples" / file, result.samples)
     scores = [asdict(score) for result in results for score in result.scores]
-    scores += [_skipped(card, reason) for card, reason in job.skipped.items()] if not job.settings.slice else []
+    scores += [_skipped(card, reason) for card, reason in job.skipped.values()] if not job.settings.slice else []
     write_json(folder / "scores.json", scores)
     identities = {"response": job.response_id, "plan": whole, "result": result_id}
     manifest = manifests.of_run(job, tasks, identities) | {"run": run_id, "seconds": round(time.monotonic() - begun, 1)}
@@ -303,9 +309,9 @@ def _response_rows(plan: TaskPlan, responses: dict[str, Response]) -> Iterator[d
             yield {"doc_id": doc.doc_id, "index": index, "key": key} | to_record(responses[key])
 
 
-def _skipped(name: str, reason: str) -> dict[str, Any]:
-    card = registry.Registry().task(name)
-    return asdict(score_task(name, [], primary=card.primary, chance=card.chance, n_planned=0)[0]) | {"reason": reason}
+def _skipped(card: registry.Task, reason: str) -> dict[str, Any]:
+    [score] = score_task(card.name, [], primary=card.primary, chance=card.chance, n_planned=0)
+    return asdict(score) | {"reason": reason}
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Samples to scores: each with its interval, chance level and counts. Needs no engine, no torch, no lm-eval.
 
 A metric that `estbench.metrics` knows gets an interval of its kind (proportion, mean, or bootstrap of a corpus metric).
-One that only lm-eval knows is averaged if it is a number, and otherwise aggregated by lm-eval's own function, without
-an interval.
+One that only lm-eval knows (also under a name of ours: its "bleu" keeps pairs of texts) is averaged if it is a number,
+and otherwise aggregated by lm-eval's own function, without an interval. `metric/group` is the metric over the documents
+of one group (a grammatical case, a subject).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from estbench.metrics import Metric
 from estbench.runs import Sample, Score
 
 PARSE_FAILURE = "parse_failure"
+KEPT = ("margin",)  # kept with each sample, no score
 Aggregate = Callable[[list[Any]], float]
 
 
@@ -31,9 +33,11 @@ def score_task(
     higher_is_better: dict[str, bool] | None = None,
     aggregations: dict[str, Aggregate] | None = None,
 ) -> list[Score]:
-    """All scores of a task, the primary one first. `samples` are its documents, those without a response included."""
+    """All scores of a task, the primary one first, those of groups last. `samples` are its documents, those without a
+    response included. A metric of `aggregations` (the task's list) that no document has is reported as missing."""
     answered = [sample for sample in samples if sample.error is None]
-    names = list(dict.fromkeys(name for sample in answered for name in sample.values if name != PARSE_FAILURE))
+    found = dict.fromkeys(name for sample in answered for name in sample.values)
+    names = sorted((name for name in found if name not in (PARSE_FAILURE, *KEPT)), key=lambda name: "/" in name)
     names = [name for name in (primary,) if name in names] + [name for name in names if name != primary]
     shared = {
         "task": task,
@@ -43,12 +47,13 @@ def score_task(
         "errors": n_planned - len(answered),
     }
     if not answered:
-        return [_missing(primary, chance, "no document has a response", shared)]
-    scores = [] if primary in names else [_missing(primary, chance, "the task's results lack this metric", shared)]
+        return [_missing(primary, chance, shared, "no document has a response")]
+    absent = [name for name in dict.fromkeys((primary, *(aggregations or ()))) if name not in (*found, PARSE_FAILURE)]
+    scores = [_missing(name, chance if name == primary else None, shared, primary=name == primary) for name in absent]
     for name in names:
         values = [sample.values[name] for sample in answered if name in sample.values]
         clusters = [sample.cluster for sample in answered if name in sample.values]
-        metric = metrics.get(name)
+        metric = _metric(name, values, (aggregations or {}).get(name))
         whole = None if all(cluster is None for cluster in clusters) else clusters
         interval = _interval(metric, name, values, whole, aggregations or {})
         higher = metric.higher_is_better if metric else (higher_is_better or {}).get(name, True)
@@ -67,7 +72,19 @@ def score_task(
                 **shared | {"n": interval.n},  # type: ignore[arg-type]
             )
         )
-    return scores
+    return sorted(scores, key=lambda score: (not score.primary, "/" in score.metric))
+
+
+def _metric(name: str, values: list[Any], aggregate: Aggregate | None) -> Metric | None:
+    """Our metric of that name, if the values are its values and not those of a namesake of lm-eval's."""
+    metric = metrics.get(name.split("/")[0])
+    if metric is None or all(isinstance(value, (bool, int, float)) for value in values):
+        return metric if metric is None or metric.kind != "corpus" else None
+    return metric if metric.kind == "corpus" and not _from_lm_eval(aggregate) else None
+
+
+def _from_lm_eval(aggregate: Aggregate | None) -> bool:
+    return (getattr(aggregate, "__module__", "") or "").startswith("lm_eval")
 
 
 def _interval(
@@ -94,8 +111,12 @@ def _interval(
     return stats.Interval(None, None, None, len(values), "no aggregation known")
 
 
-def _missing(metric: str, chance: float | None, reason: str, shared: dict[str, Any]) -> Score:
+def _missing(
+    metric: str, chance: float | None, shared: dict[str, Any], reason: str | None = None, *, primary: bool = True
+) -> Score:
     known = metrics.get(metric)
+    if reason is None:
+        reason = known.missing if known else "the task's results lack this metric"
     return Score(
         metric=metric,
         value=None,
@@ -104,7 +125,7 @@ def _missing(metric: str, chance: float | None, reason: str, shared: dict[str, A
         chance=chance,
         unit=known.unit if known else "proportion",
         higher_is_better=known.higher_is_better if known else True,
-        primary=True,
+        primary=primary,
         reason=reason,
         **shared,
     )

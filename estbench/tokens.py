@@ -7,6 +7,7 @@ tokenisations agree up to the boundary (almost always) this is what lm-eval scor
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,19 @@ class Tokens:
             head = whole[:split] if split else np.array(self.start, np.int32)
             result.append((head, whole[split:]))
         return result
+
+    def windows(self, text: str, most: int) -> list[tuple[Ids, Ids]]:
+        """A whole text as (context, continuation) ids that together predict each of its tokens once.
+
+        `most`: the model's context in tokens. A later window sees one token of what went before, the last one as much
+        as fits: lm-eval's windows, but with one BOS where lm-eval's default has two and scores the second.
+        """
+        ids = np.array([*self.start, *self.tokenizer(text, add_special_tokens=False).input_ids], np.int32)
+        first = len(self.start)
+        if len(ids) == first:
+            raise PlanError("A text to be scored has no tokens.")
+        cuts = [first, *range(most + 1, len(ids), most), len(ids)]
+        return [(ids[max(0, end - most - 1) : begin], ids[begin:end]) for begin, end in itertools.pairwise(cuts)]
 
     def bos_count(self, ids: Ids) -> int:
         """How often the BOS occurs."""

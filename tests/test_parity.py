@@ -17,13 +17,15 @@ from estbench.runs import Run
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's own
 
 
-def lm_eval_results(folder: Path, names: list[str], model: Path, limit: int | None = None) -> dict[str, Any]:
+def lm_eval_results(
+    folder: Path, names: list[str], model: Path, limit: int | None = None, **engine: Any
+) -> dict[str, Any]:
     """`simple_evaluate` on task files, as `lm-eval --include_path folder --tasks ...` runs them."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    lm = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=8)
+    lm = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=8, **engine)
     found = simple_evaluate(
         model=lm,
         tasks=names,

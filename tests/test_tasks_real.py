@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from estbench.data import DatasetRef, load, missing, references, row_hash, verify
-from estbench.registry import ACCESS, FORMS, SKILLS, Registry, Task
+from estbench.config import FORMS
+from estbench.data import DatasetRef, load, missing, references, row_hash
+from estbench.data_checks import verify
+from estbench.registry import ACCESS, SKILLS, Registry, Task
 
 REGISTRY = Registry()
 TASKS = REGISTRY.tasks

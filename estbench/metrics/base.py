@@ -24,6 +24,7 @@ class Metric:
     unit: Literal["proportion", "points", "bits"] = "proportion"  # 0 to 1, 0 to 100, or bits from 0
     kind: Literal["binary", "mean", "corpus"] = "binary"
     higher_is_better: bool = True
+    missing: str = "no document has a value"  # why there may be none: what has to be installed
     signature: Callable[[], str] | None = None  # what fixes the metric, sacreBLEU's for instance
     prepare: Callable[[Sequence[Any]], Floats] | None = None  # stored values -> (n, k); None: they are the rows
     combine: Callable[[Any], Floats] | None = None  # summed statistics (..., k) -> scores (...)
