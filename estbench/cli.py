@@ -30,7 +30,10 @@ class ShowSettings:
     model: str | None = option("a checkpoint: shows its token ids, BOS and template", None)
     shots: int | None = option("examples in the prompt", None, least=0)
     seed: int = option("seed of the shots", 1234)
-    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA)", None)
+    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
+    include: str | None = option("folder with lm-eval task files of others", None)
+    trust_task_code: str | None = option("folder of theirs whose Python may run", None)
+    form: str | None = option("how a task of others is asked; completion unless said", None, choices=config.FORMS)
     output: str | None = option("table or json", None, choices=("table", "json"))
 
 
@@ -39,6 +42,10 @@ class TasksSettings:
     """What `estbench tasks` can be told."""
 
     task: str | None = option("print this task's card", None)
+    tasks: str | None = option("check: these tasks and suites; default is all", None)
+    data: str = option("check: folder with offline copies of the data sets; samples: ours", "samples")
+    include: str | None = option("folder with lm-eval task files of others, listed and checked like ours", None)
+    trust_task_code: str | None = option("folder of theirs whose Python may run", None)
     output: str | None = option("table or json", None, choices=("table", "json"))
 
 
@@ -60,8 +67,35 @@ class DataSettings:
     """What `estbench data` can be told."""
 
     tasks: str | None = option("the data of these tasks and suites; default is all", None)
-    data: str | None = option("folder with offline copies (or ESTBENCH_DATA)", None)
+    data: str | None = option("folder with offline copies (or ESTBENCH_DATA), or samples", None)
+    remote: bool = option("verify: fetch what the Hub has, compare it with the lock, render all tasks of it", False)
     update: bool = option("pull: accept what the Hub has now in place of what the lock says", False)
+    output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What `estbench score` can be told."""
+
+    task: str = option("a task that is answered by generation")
+    outputs: str = option("answers: JSON lines {doc_id, response}, or a line a document")
+    gold: str | None = option("an M2 file in place of the task's documents, or golds that are withheld", None)
+    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
+    name: str | None = option("what to call the answers' maker", None)
+    output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
+class ContaminationSettings:
+    """What `estbench contamination` can be told."""
+
+    corpus: str = option("a file, a folder, or a pattern in quotes: JSONL, plain text, Parquet; .gz and .zst of them")
+    tasks: str | None = option("suites and tasks, with commas; default is the run's", None)
+    run: str | None = option("a run: its scores on clean and dirty documents", None)
+    near: bool = option("look for near-duplicates, too (slower)", False)
+    field: str = option("where JSONL and Parquet have the text", "text")
+    processes: int | None = option("processes that read; default is one a core", None, least=1)
+    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
     output: str | None = option("table or json", None, choices=("table", "json"))
 
 
@@ -83,10 +117,13 @@ def pull(words: list[str]) -> int:
 
 
 def tasks(words: list[str]) -> int:
-    """List tasks and suites, or print a task's card."""
+    """List tasks and suites, print a task's card, or check task files."""
     from estbench import commands
 
-    return commands.tasks(config.read(words, TasksSettings))
+    verb, paths, rest = _verb(words, ("list", "check"))
+    if paths:
+        raise ConfigError(f"{paths[0]!r} is no key=value. `estbench tasks --help` lists the keys.")
+    return commands.TASKS[verb](config.read(rest, TasksSettings))
 
 
 def show(words: list[str]) -> int:
@@ -113,6 +150,20 @@ def data(words: list[str]) -> int:
     if paths:
         raise ConfigError(f"{paths[0]!r} is no key=value. `estbench data --help` lists the keys.")
     return commands.DATA[verb](config.read(rest, DataSettings))
+
+
+def score(words: list[str]) -> int:
+    """Score answers that were made elsewhere."""
+    from estbench import commands
+
+    return commands.score(config.read(words, ScoreSettings))
+
+
+def contamination(words: list[str]) -> int:
+    """Look for test data in a corpus."""
+    from estbench import commands
+
+    return commands.contamination(config.read(words, ContaminationSettings))
 
 
 @dataclass(frozen=True)
@@ -146,8 +197,14 @@ COMMANDS: dict[str, Command] = {
     "tasks": Command(
         tasks,
         TasksSettings,
-        "tasks [task=NAME]",
-        ("estbench tasks", "estbench tasks task=estcopa", "estbench tasks output=json"),
+        "tasks [list | check] [task=NAME]",
+        (
+            "estbench tasks",
+            "estbench tasks task=estcopa",
+            "estbench tasks output=json",
+            "estbench tasks check",
+            "estbench tasks check tasks=core data=copies",
+        ),
     ),
     "show": Command(
         show,
@@ -172,6 +229,25 @@ COMMANDS: dict[str, Command] = {
         DataSettings,
         "data [list | pull | verify] [tasks=SUITE|a,b]",
         ("estbench data", "estbench data pull tasks=estcopa", "estbench data verify data=copies"),
+    ),
+    "score": Command(
+        score,
+        ScoreSettings,
+        "score task=NAME outputs=FILE [gold=FILE]",
+        (
+            "estbench score task=estqa_chat outputs=answers.jsonl",
+            "estbench score task=estgec_l2 outputs=corrected.txt gold=dev.m2",
+        ),
+    ),
+    "contamination": Command(
+        contamination,
+        ContaminationSettings,
+        "contamination corpus=PATH [tasks=SUITE|a,b] [run=ID] [near=true]",
+        (
+            "estbench contamination corpus=corpus/ tasks=core",
+            "estbench contamination corpus='web-*.jsonl.zst' tasks=estcopa,belebele_et near=true",
+            "estbench contamination corpus=corpus.parquet field=content run=demo-3f",
+        ),
     ),
 }
 
@@ -240,7 +316,7 @@ def _overview() -> str:
         "",
         "Commands (estbench COMMAND --help says more):",
     ]
-    lines += [f"  {name:<8}{_summary(command)}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<15}{_summary(command)}" for name, command in COMMANDS.items()]
     lines += [
         "",
         "Start here:",

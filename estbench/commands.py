@@ -16,7 +16,14 @@ from estbench.errors import ConfigError, StoreError
 from estbench.home import check_home, home
 
 if TYPE_CHECKING:
-    from estbench.cli import DataSettings, RunsSettings, ShowSettings, TasksSettings
+    from estbench.cli import (
+        ContaminationSettings,
+        DataSettings,
+        RunsSettings,
+        ScoreSettings,
+        ShowSettings,
+        TasksSettings,
+    )
     from estbench.config import EvalSettings
     from estbench.runs import Run
 
@@ -98,11 +105,11 @@ def pull(settings: EvalSettings) -> int:
     return 0
 
 
-def tasks(settings: TasksSettings) -> int:
+def tasks_list(settings: TasksSettings) -> int:
     """List tasks and suites, or print a card."""
     from estbench.registry import Registry
 
-    registry = Registry()
+    registry = Registry.of(settings)
     if settings.task:
         from estbench import planning
 
@@ -141,6 +148,33 @@ def tasks(settings: TasksSettings) -> int:
     }
     print(report.listing(rows, columns))
     return 0
+
+
+def tasks_check(settings: TasksSettings) -> int:
+    """Look for mistakes in task files, on the samples or on real data; exit code 1 if there are some."""
+    from estbench import data, task_checks
+    from estbench.registry import Registry
+
+    registry = Registry.of(settings)
+    cards = registry.select(settings.tasks or settings.task or ",".join(registry.tasks)).tasks
+    if settings.include and not (settings.tasks or settings.task):
+        cards = [task for folder in registry.included for task in folder.tasks.values()]
+    folder = Path(settings.data).expanduser()
+    rows = []
+    for card in cards:
+        references = data.references([card])
+        reason = next((why for ref in references if (why := data.missing(ref, card.splits, data=folder))), None)
+        problems = [] if reason else task_checks.check_task(card, folder)
+        level = "not checked" if reason else "problem" if problems else "ok"
+        rows += [
+            {"task": card.name, "level": level, "message": message}
+            for message in ([reason or "no problem found"] if not problems else map(str, problems))
+        ]
+    if wants_table(settings.output):
+        print(report.listing(rows, {"level": "", "task": "task", "message": "what was found"}))
+    else:
+        print(report.as_json(rows))
+    return 1 if any(row["level"] == "problem" for row in rows) else 0
 
 
 def show(settings: ShowSettings) -> int:
@@ -269,6 +303,9 @@ def _pull(references: Sequence[Any], *, update: bool, into: Path | None = None) 
     from estbench import data
 
     for reference in references:
+        if data.is_own(reference):
+            report.say(f"{reference} comes with estbench.")
+            continue
         found = data.pull(reference, update=update, into=into)
         report.say(
             f"{reference}: {sum(map(len, found.splits.values())):,} rows of commit {found.commit} in {found.origin}"
@@ -276,10 +313,18 @@ def _pull(references: Sequence[Any], *, update: bool, into: Path | None = None) 
 
 
 def data_verify(settings: DataSettings) -> int:
-    """Check copies against their checksums and the lock; exit code 1 if something differs."""
-    from estbench import data
+    """Check copies, or what the Hub has, against checksums and the lock; exit code 1 if something differs."""
+    from estbench import data, data_checks
 
-    rows = [asdict(row) for row in data.verify(data.references(_cards(settings)), data=_folder(settings))]
+    if settings.remote and settings.data:
+        raise ConfigError("remote=true looks at the Hub and GitHub: leave data= out.")
+    cards = _cards(settings)
+    found = (
+        data_checks.verify_remote(cards)
+        if settings.remote
+        else data_checks.verify(data.references(cards), _folder(settings))
+    )
+    rows = [asdict(row) for row in found]
     if wants_table(settings.output):
         columns = {"level": "", "dataset": "data set", "split": "split", "message": "what was found", "place": "in"}
         print(report.listing(rows, columns))
@@ -295,10 +340,53 @@ def _cards(settings: DataSettings) -> list[Any]:
     return registry.select(settings.tasks).tasks if settings.tasks else list(registry.tasks.values())
 
 
-def _folder(settings: DataSettings | EvalSettings) -> Path | None:
+def _folder(settings: ContaminationSettings | DataSettings | EvalSettings | ScoreSettings) -> Path | None:
     return Path(settings.data).expanduser() if settings.data else None
 
 
+def score(settings: ScoreSettings) -> int:
+    """Score a file of answers."""
+    from estbench import outputs
+
+    gold = Path(settings.gold).expanduser() if settings.gold else None
+    answers = Path(settings.outputs).expanduser()
+    scores = outputs.score(settings.task, answers, gold=gold, data_dir=_folder(settings), say=report.say)
+    if not wants_table(settings.output):
+        row = {"task": settings.task, "name": settings.name, "outputs": settings.outputs, "gold": settings.gold}
+        print(report.as_json(row | {"scores": [asdict(one) for one in scores]}))
+        return 0
+    print(settings.name or answers.name)
+    report.show(report.scores_table(scores))
+    return 0
+
+
+def contamination(settings: ContaminationSettings) -> int:
+    """Look for the documents of tasks in a corpus."""
+    from estbench.contamination import report as contaminated
+    from estbench.registry import Registry
+    from estbench.runs import Run
+
+    run = Run(find_run(settings.run)) if settings.run else None
+    if not settings.tasks and run is None:
+        raise ConfigError("tasks= is missing: name suites or tasks, or a run with run=.")
+    cards = Registry().select(settings.tasks or (run.tasks if run else [])).tasks
+    found = contaminated.look(
+        settings.corpus,
+        cards,
+        run=run,
+        data_dir=_folder(settings),
+        field=settings.field,
+        near=settings.near,
+        processes=settings.processes,
+        say=report.say,
+    )
+    for line in contaminated.warnings(found):
+        report.say(line)
+    print(contaminated.as_text(found)) if wants_table(settings.output) else print(report.as_json(found))
+    return 0
+
+
+TASKS: dict[str, Callable[[TasksSettings], int]] = {"list": tasks_list, "check": tasks_check}
 RUNS: dict[str, Callable[[RunsSettings, list[Path]], int]] = {
     "list": runs_list,
     "import": runs_import,

@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from lm_eval.api.registry import metric_registry
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from estbench import data, foreign, identity, registry
+from estbench import data, foreign, golds, identity, registry
 from estbench.engines.base import Decoding, Generated, Response, Scored
 from estbench.errors import EstbenchError, PlanError, TaskError
 
@@ -125,6 +126,21 @@ class LmTask:
         self.docs: list[Row] = self.task.docs
         self.literal = "{{" in json.dumps(self.dataset.splits, ensure_ascii=False, default=str)
 
+    @functools.cached_property
+    def doc_hashes(self) -> list[str]:
+        """Each document's hash: of its row without golds that are withheld; repeated rows get "-2", "-3", ..."""
+        spec, seen, result = self.card.metadata.get("gold"), Counter[str](), []
+        for row in self.docs:
+            value = data.row_hash(golds.without_gold(row, spec))[:32]
+            seen[value] += 1
+            result.append(value if seen[value] == 1 else f"{value}-{seen[value]}")
+        return result
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that the task file lists."""
+        return [str(row["metric"]) for row in self.card.config.get("metric_list") or []]
+
     @property
     def draws_shots(self) -> bool:
         """Whether shots are drawn at random, document by document (then all are rendered, in order)."""
@@ -190,6 +206,9 @@ class LmTask:
         self.task.apply_filters()
         for doc_id, doc, responses in rendered:
             values: dict[str, Any] = {}
+            if self.dataset.withheld:
+                yield doc_id, values, _answer(doc, responses)
+                continue
             try:
                 for position, name in enumerate(doc.instances[0].filtered_resps):
                     found = self.task.process_results(
@@ -217,6 +236,7 @@ class LmTask:
             )
         }
         config["card"] = {key: self.card.metadata.get(key) for key in ("primary", "chance", "cluster")}
+        config["gold"] = self.dataset.gold_hash
         versions = {name: importlib.metadata.version(name) for name in ("lm_eval", "sacrebleu")}
         return identity.digest([config, identity.source_hash(self.functions), versions])
 

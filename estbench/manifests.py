@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import estbench
-from estbench import identity, registry
+from estbench import golds, identity, registry
 from estbench.config import EvalSettings
 from estbench.runs import SCHEMA
 
@@ -30,7 +30,7 @@ def of_run(job: Job, tasks: dict[str, Any], identities: dict[str, str]) -> dict[
         "schema": SCHEMA,
         "name": settings.name or job.checkpoint.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "partial": settings.slice is not None or any(row["n_planned"] < row["n_docs"] for row in tasks.values()),
+        "partial": settings.slice is not None or any(is_partial(row) for row in tasks.values()),
         "slice": settings.slice,
         "model": of_model(job),
         "engine": job.fingerprint["engine"],
@@ -45,6 +45,11 @@ def of_run(job: Job, tasks: dict[str, Any], identities: dict[str, str]) -> dict[
     }
 
 
+def is_partial(task: dict[str, Any]) -> bool:
+    """Whether a task's part of a manifest is about fewer documents than the benchmark has."""
+    return bool(task["n_planned"] < task["n_docs"] or task.get("sample"))
+
+
 def of_task(plan: TaskPlan, scorer: str) -> dict[str, Any]:
     """A task's part: its card, its data, and the identity of its plan."""
     card, dataset = plan.card, plan.lm.dataset
@@ -56,9 +61,13 @@ def of_task(plan: TaskPlan, scorer: str) -> dict[str, Any]:
         "licence": card.metadata.get("licence"),
         "chance": card.chance,
         "primary": card.primary,
+        "metrics": plan.lm.metrics,
         "higher_is_better": plan.lm.task.higher_is_better(),
         "cluster": card.metadata.get("cluster"),
+        "access": card.access,
         "publish_items": card.metadata.get("publish_items", False),
+        "sample": dataset.sample,
+        "reason": golds.REASON if dataset.withheld else None,  # why there is no score
         "data": {
             "path": dataset.ref.path,
             "config": dataset.ref.config,

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from estbench import identity
+from estbench import identity, manifests
 from estbench.errors import StoreError
 from estbench.home import home
 from estbench.runs import PlannedDoc, Run, Sample, atomic, file_name, write_json, write_lines
@@ -101,6 +101,8 @@ def merge(slices: Sequence[Run]) -> Run:
             primary=row["primary"],
             chance=row["chance"],
             n_planned=row["n_planned"],
+            listed=row.get("metrics", ()),
+            reason=row.get("reason"),
             higher_is_better=row["higher_is_better"],
         )
     write_json(folder / "scores.json", [asdict(score) for score in scores])
@@ -108,7 +110,7 @@ def merge(slices: Sequence[Run]) -> Run:
     manifest = first | {
         "run": run_id,
         "seconds": round(sum(run.manifest["seconds"] for run in slices), 1),
-        "partial": any(row["n_planned"] < row["n_docs"] for row in tasks.values()),
+        "partial": any(manifests.is_partial(row) for row in tasks.values()),
         "slice": None,
         "identity": first["identity"] | {"plan": whole, "result": result},
         "tasks": tasks,

@@ -8,7 +8,6 @@ hashes, because files are sorted by level or subject. Packs are a function of th
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,6 +40,7 @@ class Doc:
     cluster: str | None
     requests: list[Request]
     keys: list[str] = field(default_factory=list)  # response keys, known once the fingerprint is
+    withheld: bool = False  # the gold answer stays with the maintainers: it is in no run folder
 
     @property
     def asked(self) -> str:
@@ -72,7 +72,7 @@ class Doc:
             doc_hash=self.hash,
             prompt=prompt,
             prompt_hash=prompt_hash(prompt),
-            target=self.rendered.target,
+            target=None if self.withheld else self.rendered.target,
             cluster=self.cluster,
             asked=self.asked,
             choices=[continuation for _, continuation in self.rendered.pairs],
@@ -126,8 +126,8 @@ class Scope:
     shots: int | None = None
     seed: int = 1234
     data: Path | None = None
-    gold: Path | None = None
     truncate: bool = False
+    gold: Path | None = None
 
     @property
     def partial(self) -> bool:
@@ -145,7 +145,7 @@ def render(card: registry.Task, tokens: Tokens, max_length: int, scope: Scope) -
 
     lm = LmTask(card, data_dir=scope.data, shots=scope.shots, seed=scope.seed, gold=scope.gold)
     chat = tokens.chat if card.form == "chat" else None
-    hashes = _doc_hashes(lm.docs)
+    hashes = lm.doc_hashes
     chosen = _choose(hashes, scope)
     wanted = range(len(lm.docs)) if lm.draws_shots else chosen  # random shots advance document by document
     rendered = {doc_id: lm.render(doc_id, chat) for doc_id in wanted}
@@ -161,9 +161,9 @@ def render(card: registry.Task, tokens: Tokens, max_length: int, scope: Scope) -
             truncated += any(a is not b for a, b in zip(fitted, requests, strict=True))
             tokens.check_bos(fitted[0].prompt)
             cluster = _cluster(card, lm.docs[doc_id])
-            docs.append(
-                Doc(doc_id, hashes[doc_id], hashes[doc_id].partition("-")[0], rendered[doc_id], cluster, fitted)
-            )
+            row = hashes[doc_id].partition("-")[0]
+            withheld = card.access == "withheld"
+            docs.append(Doc(doc_id, hashes[doc_id], row, rendered[doc_id], cluster, fitted, withheld=withheld))
     return TaskPlan(card, lm, docs, len(lm.docs), truncated)
 
 
@@ -171,18 +171,6 @@ def _input(request: Request) -> bytes:
     """What has to be forwarded to score or answer a request."""
     head = request.prompt.tobytes()
     return head if request.continuation is None else head + request.continuation[:-1].tobytes()
-
-
-def _doc_hashes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    from estbench.data import row_hash
-
-    seen: Counter[str] = Counter()
-    result = []
-    for row in rows:
-        value = row_hash(row)[:32]
-        seen[value] += 1
-        result.append(value if seen[value] == 1 else f"{value}-{seen[value]}")
-    return result
 
 
 def _choose(hashes: Sequence[str], scope: Scope) -> list[int]:

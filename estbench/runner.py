@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from estbench import checkpoint, data, identity, manifests, registry
+from estbench import checkpoint, data, golds, identity, manifests, registry
 from estbench.checkpoint import Checkpoint
 from estbench.config import EvalSettings
 from estbench.engines.base import Engine, Request, Response, to_record
@@ -138,6 +138,10 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
         name, reason = next(iter(lacking.items()))
         raise type(reason)(f"None of the tasks can run here. {name}: {reason}")
     for plan in plans:
+        if plan.lm.dataset.sample:
+            say(f"{plan.card.name}: sample data, {plan.n_docs} documents of our own: for trying only.")
+        if plan.lm.dataset.withheld:
+            say(f"{plan.card.name}: {golds.REASON}. Responses are kept; there is no score without it.")
         if plan.lm.dataset.matches_lock is False:
             say(f"{plan.card.name}: {plan.lm.dataset.ref} in {plan.lm.dataset.origin} is not the data of the lock.")
     skipped = {card.name: (card, str(lacking[card.name])) for card in chosen.tasks if card.name in lacking}
@@ -147,7 +151,7 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
 def scope_of(settings: EvalSettings) -> Scope:
     """Which documents the settings ask for, and how."""
     data_dir, gold = (Path(name).expanduser() if name else None for name in (settings.data, settings.gold))
-    return Scope(settings.limit, settings.slice_of, settings.shots, settings.seed, data_dir, gold, settings.truncate)
+    return Scope(settings.limit, settings.slice_of, settings.shots, settings.seed, data_dir, settings.truncate, gold)
 
 
 def _check_engine_options(options: dict[str, str]) -> None:
@@ -239,7 +243,7 @@ def _score(job: Job, plan: TaskPlan, responses: dict[str, Response]) -> TaskResu
                 doc_hash=doc.hash,
                 prompt_hash=prompt_hash(doc.rendered.prompt),
                 cluster=doc.cluster,
-                target=doc.rendered.target,
+                target=None if doc.withheld else doc.rendered.target,
                 answer=answer,
                 values={name: value for name, value in values.items() if name != PARSE_FAILURE},
                 key=identity.sample_key(doc.keys, doc.row, scorer),
@@ -252,13 +256,15 @@ def _score(job: Job, plan: TaskPlan, responses: dict[str, Response]) -> TaskResu
 
 def _scores(plan: TaskPlan, samples: list[Sample]) -> list[Score]:
     card = plan.card
-    primary = card.primary or next(iter(samples[0].values))
+    primary = card.primary or next(iter(samples[0].values), "")
     return score_task(
         card.name,
         samples,
         primary=primary,
         chance=card.chance,
         n_planned=len(plan.docs),
+        listed=plan.lm.metrics,
+        reason=golds.REASON if plan.lm.dataset.withheld else None,
         higher_is_better=plan.lm.task.higher_is_better(),
         aggregations=plan.lm.task.aggregation(),
     )

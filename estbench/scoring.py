@@ -30,11 +30,14 @@ def score_task(
     primary: str,
     chance: float | None,
     n_planned: int,
+    listed: Sequence[str] = (),
     higher_is_better: dict[str, bool] | None = None,
     aggregations: dict[str, Aggregate] | None = None,
+    reason: str | None = None,
 ) -> list[Score]:
     """All scores of a task, the primary one first, those of groups last. `samples` are its documents, those without a
-    response included. A metric of `aggregations` (the task's list) that no document has is reported as missing."""
+    response included. A metric that is `listed` in the task file and that no document has is reported as missing, with
+    the `reason` that is given, or the metric's own."""
     answered = [sample for sample in samples if sample.error is None]
     found = dict.fromkeys(name for sample in answered for name in sample.values)
     names = sorted((name for name in found if name not in (PARSE_FAILURE, *KEPT)), key=lambda name: "/" in name)
@@ -47,9 +50,11 @@ def score_task(
         "errors": n_planned - len(answered),
     }
     if not answered:
-        return [_missing(primary, chance, shared, "no document has a response")]
-    absent = [name for name in dict.fromkeys((primary, *(aggregations or ()))) if name not in (*found, PARSE_FAILURE)]
-    scores = [_missing(name, chance if name == primary else None, shared, primary=name == primary) for name in absent]
+        return [_missing(primary, chance, shared, "no document has a response", primary=True)]
+    absent = [name for name in dict.fromkeys((primary, *listed)) if name not in (*found, PARSE_FAILURE)]
+    scores = [
+        _missing(name, chance if name == primary else None, shared, reason, primary=name == primary) for name in absent
+    ]
     for name in names:
         values = [sample.values[name] for sample in answered if name in sample.values]
         clusters = [sample.cluster for sample in answered if name in sample.values]
@@ -111,9 +116,7 @@ def _interval(
     return stats.Interval(None, None, None, len(values), "no aggregation known")
 
 
-def _missing(
-    metric: str, chance: float | None, shared: dict[str, Any], reason: str | None = None, *, primary: bool = True
-) -> Score:
+def _missing(metric: str, chance: float | None, shared: dict[str, Any], reason: str | None, *, primary: bool) -> Score:
     known = metrics.get(metric)
     if reason is None:
         reason = known.missing if known else "the task's results lack this metric"

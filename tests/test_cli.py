@@ -208,7 +208,8 @@ def nothing(model: Path, world: World) -> None:
         (["show", "task=letters", "doc=99"], nothing, "doc= goes from 0 to 11"),
         (["show", "task=letter"], nothing, "Did you mean 'letters'"),
         (["tasks", "task=wrds"], nothing, "Did you mean 'words'"),
-        (["tasks", "everything"], nothing, "no key=value"),
+        (["tasks", "everything"], nothing, "not one of list, check"),
+        (["tasks", "list", "everything"], nothing, "no key=value"),
         (["runs", "lst"], nothing, "Did you mean 'list'"),
         (["runs", "import"], nothing, "Name the run folders"),
         (["runs", "import", "/nowhere"], nothing, "no run folder"),
@@ -414,9 +415,13 @@ def test_an_output_that_is_full_is_one_line() -> None:
 
 def test_the_units_of_the_listing_are_those_of_the_metrics() -> None:
     from estbench import metrics
-    from estbench.registry import POINTS
+    from estbench.registry import UNITS, Registry
 
-    assert set(POINTS) == {name for name in metrics.names() if getattr(metrics.get(name), "unit", "") == "points"}
+    assert {name: getattr(metrics.get(name), "unit", "") for name in UNITS} == UNITS
+    cards = Registry().tasks.values()
+    assert {card.name: card.unit for card in cards} == {
+        card.name: getattr(metrics.get(card.primary), "unit", "") for card in cards
+    }
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "..", ".hidden", "a/b", "", None])
