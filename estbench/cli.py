@@ -55,6 +55,7 @@ class RunsSettings:
 
     run: str | None = option("export: the run's id (its first letters are enough) or folder", None)
     to: str | None = option("export: a new folder, or a file that ends in .tar.gz", None)
+    private: bool = option("export: with the items of tasks that may not be published", False)
     model: str | None = option("list: only this model", None)
     task: str | None = option("list: only runs with this task", None)
     most: int = option("list: at most this many, newest first", 20, least=1)
@@ -96,6 +97,29 @@ class ContaminationSettings:
     field: str = option("where JSONL and Parquet have the text", "text")
     processes: int | None = option("processes that read; default is one a core", None, least=1)
     data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
+    output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
+class CometSettings:
+    """What `estbench comet` can be told."""
+
+    run: str = option("the run's id (its first letters are enough) or folder")
+    task: str | None = option("one of its translation tasks; default is all of them", None)
+    model: str = option("owner/name on the Hub, fetched before, or a folder", "Unbabel/wmt22-comet-da")
+    accept_licence: str | None = option("name of a model that is for non-commercial use only", None)
+    device: str = option("what computes", "auto", choices=("auto", "cpu", "cuda"))
+    batch: int = option("segments at once", 16, least=1)
+    data: str | None = option("folder with offline copies of the data sets; default is the run's own", None)
+    output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
+class EnvSettings:
+    """What `estbench env` can be told."""
+
+    model: str | None = option("install comet: fetch this COMET model, too", None)
+    accept_licence: str | None = option("install comet: name of a model that is for non-commercial use only", None)
     output: str | None = option("table or json", None, choices=("table", "json"))
 
 
@@ -164,6 +188,21 @@ def contamination(words: list[str]) -> int:
     from estbench import commands
 
     return commands.contamination(config.read(words, ContaminationSettings))
+
+
+def comet(words: list[str]) -> int:
+    """Score the translations of a run with COMET."""
+    from estbench import commands
+
+    return commands.comet(config.read(words, CometSettings))
+
+
+def env(words: list[str]) -> int:
+    """List, install and remove side environments."""
+    from estbench import commands
+
+    verb, names, rest = _verb(words, ("list", "install", "remove"))
+    return commands.ENV[verb](config.read(rest, EnvSettings), names)
 
 
 @dataclass(frozen=True)
@@ -248,6 +287,22 @@ COMMANDS: dict[str, Command] = {
             "estbench contamination corpus='web-*.jsonl.zst' tasks=estcopa,belebele_et near=true",
             "estbench contamination corpus=corpus.parquet field=content run=demo-3f",
         ),
+    ),
+    "comet": Command(
+        comet,
+        CometSettings,
+        "comet run=ID [task=NAME] [model=OWNER/NAME|PATH]",
+        (
+            "estbench comet run=demo-3f",
+            "estbench comet run=llammas-8c task=flores_en_et_chat device=cuda batch=64",
+            "estbench comet run=llammas-8c model=Unbabel/XCOMET-XL accept_licence=Unbabel/XCOMET-XL",
+        ),
+    ),
+    "env": Command(
+        env,
+        EnvSettings,
+        "env [list | install NAME | remove NAME]",
+        ("estbench env", "estbench env install comet model=Unbabel/wmt22-comet-da", "estbench env remove comet"),
     ),
 }
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import glob
-import shutil
 import sys
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +15,10 @@ from estbench.home import check_home, home
 
 if TYPE_CHECKING:
     from estbench.cli import (
+        CometSettings,
         ContaminationSettings,
         DataSettings,
+        EnvSettings,
         RunsSettings,
         ScoreSettings,
         ShowSettings,
@@ -227,25 +227,17 @@ def runs_import(settings: RunsSettings, paths: list[Path]) -> int:
 
 
 def runs_export(settings: RunsSettings, paths: list[Path]) -> int:
-    """Copy a run folder out, or pack it into one file."""
+    """Copy a run out, or pack it into one file, without what may not be published."""
+    from estbench import exports
     from estbench.runs import Run
 
     if paths or not settings.run or not settings.to:
         raise ConfigError("Say which run and where to: estbench runs export run=ID to=FOLDER (or to=FILE.tar.gz).")
     source, target = find_run(settings.run), Path(settings.to).expanduser()
-    Run(source)
-    if target.exists():
-        raise StoreError(f"{target} exists already: choose another name.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.name.endswith(".tar.gz"):
-            with tarfile.open(target, "x:gz") as packed:
-                packed.add(source, arcname=source.name)
-        else:
-            shutil.copytree(source, target)
-    except OSError as error:
-        raise StoreError(f"{target} can't be written: {error.strerror}.") from None
+    left_out = exports.export(Run(source), target, private=settings.private)
     report.say(f"{source.name} -> {target}")
+    if left_out:
+        report.say(f"Without the items of {', '.join(left_out)}, which may not be published; private=true takes all.")
     return 0
 
 
@@ -283,7 +275,7 @@ def data_list(settings: DataSettings) -> int:
         print(report.as_json(rows))
         return 0
     for row in rows:
-        row["place"] = row["place"] or "only on the Hub"
+        row["place"] = row["place"] or "not here"
         row["rows"] = ", ".join(f"{split} {n:,}" for split, n in row["rows"].items())
         row["commit"] = (row["commit"] or "not locked yet")[:14]
     columns = {"path": "data set", "config": "config", "place": "found in", "rows": "rows", "commit": "commit"}
@@ -340,7 +332,9 @@ def _cards(settings: DataSettings) -> list[Any]:
     return registry.select(settings.tasks).tasks if settings.tasks else list(registry.tasks.values())
 
 
-def _folder(settings: ContaminationSettings | DataSettings | EvalSettings | ScoreSettings) -> Path | None:
+def _folder(
+    settings: CometSettings | ContaminationSettings | DataSettings | EvalSettings | ScoreSettings,
+) -> Path | None:
     return Path(settings.data).expanduser() if settings.data else None
 
 
@@ -386,6 +380,80 @@ def contamination(settings: ContaminationSettings) -> int:
     return 0
 
 
+def comet(settings: CometSettings) -> int:
+    """COMET scores of a run's translations, written beside the run."""
+    from functools import partial
+
+    from estbench import comet_runs, environments
+    from estbench.metrics import comet as metric
+    from estbench.runs import Run, Score
+
+    environments.ready("comet")
+    run = Run(find_run(settings.run))
+    tasks = comet_runs.translation_tasks(run, settings.task)
+    model = metric.find(settings.model, settings.accept_licence)
+    report.say(f"{model.name} · licence: {model.licence}")
+    start = partial(metric.Comet, device=settings.device, batch=settings.batch)
+    entry = comet_runs.score_run(run, tasks, model, say=report.say, data=_folder(settings), start=start)
+    if not wants_table(settings.output):
+        print(report.as_json({key: value for key, value in entry.items() if key != "values"} | {"run": run.id}))
+        return 0
+    report.show(report.scores_table([Score(**row) for row in entry["scores"] if row["task"] in tasks]))
+    print(entry["signature"])
+    print(f"The value of each document is in {run.path / comet_runs.FILE}")
+    return 0
+
+
+def env_list(settings: EnvSettings, names: list[str]) -> int:
+    """Side environments: their state, size and versions."""
+    from estbench import environments
+
+    if names:
+        raise ConfigError(f"{names[0]} is one word too many: `estbench env --help` shows what `env list` takes.")
+    rows = environments.listing()
+    if not wants_table(settings.output):
+        print(report.as_json(rows))
+        return 0
+    for row in rows:
+        row["size"] = f"{row['bytes'] / 1e6:,.0f} MB" if row["bytes"] else ""
+        row["packages"] = ", ".join(f"{name} {version}" for name, version in row["packages"].items())
+    columns = {"name": "environment", "state": "state", "size": ">size", "packages": "versions", "purpose": "for"}
+    print(report.listing(rows, columns))
+    return 0
+
+
+def env_install(settings: EnvSettings, names: list[str]) -> int:
+    """Build a side environment; with `model=` fetch a COMET model, too."""
+    from estbench import environments
+
+    name = _one_environment(names, "install")
+    if settings.model and name != "comet":
+        raise ConfigError("model= belongs to `estbench env install comet`.")
+    environments.install(name, report.say)
+    if settings.model:
+        from estbench.metrics.comet import fetch
+
+        fetch(settings.model, settings.accept_licence, report.say)
+    return 0
+
+
+def env_remove(settings: EnvSettings, names: list[str]) -> int:
+    """Delete a side environment."""
+    from estbench import environments
+
+    name = _one_environment(names, "remove")
+    report.say(f"{name} is removed." if environments.remove(name) else f"{name} was not installed.")
+    return 0
+
+
+def _one_environment(names: list[str], verb: str) -> str:
+    from estbench import environments
+
+    if len(names) != 1:
+        raise ConfigError(f"Name one environment: estbench env {verb} {'|'.join(environments.ENVIRONMENTS)}.")
+    return environments.get(names[0]).name
+
+
 TASKS: dict[str, Callable[[TasksSettings], int]] = {"list": tasks_list, "check": tasks_check}
 RUNS: dict[str, Callable[[RunsSettings, list[Path]], int]] = {
     "list": runs_list,
@@ -394,3 +462,8 @@ RUNS: dict[str, Callable[[RunsSettings, list[Path]], int]] = {
     "rebuild": runs_rebuild,
 }
 DATA: dict[str, Callable[[DataSettings], int]] = {"list": data_list, "pull": data_pull, "verify": data_verify}
+ENV: dict[str, Callable[[EnvSettings, list[str]], int]] = {
+    "list": env_list,
+    "install": env_install,
+    "remove": env_remove,
+}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from estbench import registry, report
+from estbench import references, registry, report
 from estbench.config import EvalSettings
 from estbench.errors import ConfigError, ModelError, UserError
 from estbench.plan import TaskPlan, render
@@ -216,14 +217,24 @@ def card(task: registry.Task) -> dict[str, Any]:
         "shots": task.shots,
         "metrics": [row["metric"] for row in task.config.get("metric_list") or []],
         "file": task.path.name,
+        "published": [asdict(row) for row in references.of(task.name)],
     }
 
 
 def card_text(row: dict[str, Any]) -> str:
     """A card for a terminal."""
     title = row.get("title") or {}
+    published = row.get("published") or []
     shown = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
-    lines = [f"{key:<16}{value}" for key, value in shown.items() if key != "title"]
+    lines = [f"{key:<16}{value}" for key, value in shown.items() if key not in ("title", "published")]
+    if published:
+        lines += ["", "Published elsewhere: other prompts and data samples, not paired, never ranked with ours"]
+        lines += [
+            f"  {part['model']:<48} {part['metric']} {part['value']:g}"
+            + (f" ± {part['plus_minus']:g}" if part["plus_minus"] is not None else "")
+            + f"  ({part['source']}{'; ' + part['note'] if part['note'] else ''})"
+            for part in published
+        ]
     return "\n".join([f"{title.get('et', row['task'])} ({title.get('en', '')})", *lines])
 
 

@@ -51,7 +51,7 @@ def score_task(
     }
     if not answered:
         return [_missing(primary, chance, shared, "no document has a response", primary=True)]
-    absent = [name for name in dict.fromkeys((primary, *listed)) if name not in (*found, PARSE_FAILURE)]
+    absent = [name for name in dict.fromkeys((primary, *listed)) if name not in (*found, *KEPT, PARSE_FAILURE)]
     scores = [
         _missing(name, chance if name == primary else None, shared, reason, primary=name == primary) for name in absent
     ]

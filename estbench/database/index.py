@@ -143,7 +143,7 @@ def _score_row(run_id: str, position: int, score: Score) -> dict[str, Any]:
 
 
 def _read_task(run: Run, rows: _Rows, position: int, task: str, card: dict[str, Any]) -> None:
-    samples = sorted(run.samples(task), key=lambda sample: sample.doc_id) if _has_samples(run) else []
+    samples = sorted(run.samples(task), key=lambda sample: sample.doc_id) if _has_samples(run, task) else []
     known = {name: card.get(name) for name in CARD}
     row = {"run_id": run.id, "task": task, "position": position, "n": len(samples), **known}
     row |= {"primary_metric": card.get("primary"), "publish_items": bool(card.get("publish_items")), "card": card}
@@ -155,9 +155,9 @@ def _read_task(run: Run, rows: _Rows, position: int, task: str, card: dict[str, 
     rows.tables["run_tasks"].append(row)
 
 
-def _has_samples(run: Run) -> bool:
-    """False for results imported from elsewhere, which have scores only."""
-    return (run.path / "samples").is_dir()
+def _has_samples(run: Run, task: str) -> bool:
+    """False for results imported from elsewhere, which have scores only, and for items that an export left out."""
+    return (run.path / "samples").is_dir() and task not in run.manifest.get("items_left_out", ())
 
 
 def _share(run: Run, rows: _Rows, task: str, samples: list[Sample]) -> dict[str, str | None]:

@@ -1,0 +1,57 @@
+"""A run folder for others: what may not be published is left out, unless the export stays private.
+
+    left_out = export(Run(path), Path("demo.tar.gz"), private=False)
+
+A task's prompts, answers, golds and scores of single documents leave with it only if its card says `publish_items`:
+not where the data is gated, withheld, or under a licence that forbids it. Its scores always do. The manifest of the
+export names the tasks without items.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+from estbench.errors import StoreError
+from estbench.runs import Run, file_name, write_json
+
+PARTS = ("plan", "responses", "samples")
+
+
+def export(run: Run, target: Path, *, private: bool) -> list[str]:
+    """Write the run to a new folder, or to one file that ends in .tar.gz; returns the tasks whose items stay here.
+
+    Raises StoreError if the target exists or can't be written; then nothing is there.
+    """
+    if target.exists():
+        raise StoreError(f"{target} exists already: choose another name.")
+    left_out = [] if private else [task for task, card in run.manifest["tasks"].items() if not card["publish_items"]]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary:
+            folder = Path(temporary) / run.id
+            kept_back = {f"{file_name(task)}.jsonl.gz" for task in left_out}
+            shutil.copytree(run.path, folder, ignore=lambda path, names: _private(Path(path), names, kept_back))
+            for part in PARTS:
+                (folder / part).mkdir(exist_ok=True)
+            if left_out:
+                write_json(folder / "manifest.json", run.manifest | {"items_left_out": left_out})
+            if target.name.endswith(".tar.gz"):
+                packed_file = Path(temporary) / target.name
+                with tarfile.open(packed_file, "w:gz") as packed:
+                    packed.add(folder, arcname=run.id)
+                packed_file.replace(target)
+            else:
+                folder.replace(target)
+    except OSError as error:
+        raise StoreError(f"{target} can't be written: {error.strerror}.") from None
+    return left_out
+
+
+def _private(path: Path, names: list[str], kept_back: set[str]) -> list[str]:
+    """Names of the files that stay here; beside the known parts anything that holds texts of single documents."""
+    if path.name in PARTS:
+        return [name for name in names if name in kept_back]
+    return [name for name in names if kept_back and name not in (*PARTS, "manifest.json", "scores.json")]
