@@ -99,8 +99,12 @@ def pull(settings: EvalSettings) -> int:
 
     model = checkpoint.find(settings.model, settings.revision, report.say)
     report.say(f"{model.name}: {model.path}")
-    lacking = runner.missing_parts(chosen := runner.choose(settings, model).tasks, model, _folder(settings))
-    _pull(data.references([card for card in chosen if card.name in lacking]), update=False)
+    folder = _folder(settings)
+    if data.is_sample(folder):
+        raise ConfigError("data=samples comes with estbench: there is nothing to fetch; leave data= out.")
+    chosen = runner.choose(settings, model).tasks
+    wanted = {ref: None for card in chosen for ref in data.references([card]) if data.missing(ref, card.splits, folder)}
+    _pull(list(wanted), update=False)
     report.say("Everything is here: the same words after `estbench eval` run with no network.")
     return 0
 
@@ -162,8 +166,7 @@ def tasks_check(settings: TasksSettings) -> int:
     folder = Path(settings.data).expanduser()
     rows = []
     for card in cards:
-        references = data.references([card])
-        reason = next((why for ref in references if (why := data.missing(ref, card.splits, data=folder))), None)
+        reason = data.missing_of_task(card, folder)
         problems = [] if reason else task_checks.check_task(card, folder)
         level = "not checked" if reason else "problem" if problems else "ok"
         rows += [
@@ -275,9 +278,10 @@ def data_list(settings: DataSettings) -> int:
         print(report.as_json(rows))
         return 0
     for row in rows:
+        own = row["place"] == str(data.own_place())
         row["place"] = row["place"] or "not here"
         row["rows"] = ", ".join(f"{split} {n:,}" for split, n in row["rows"].items())
-        row["commit"] = (row["commit"] or "not locked yet")[:14]
+        row["commit"] = "with estbench" if own else (row["commit"] or "not locked yet")[:14]
     columns = {"path": "data set", "config": "config", "place": "found in", "rows": "rows", "commit": "commit"}
     print(report.listing(rows, columns))
     return 0

@@ -1,65 +1,89 @@
-"""Where test data comes from: an offline copy, or the Hugging Face Hub by way of one.
+"""Where test data comes from: an offline copy, or the Hugging Face Hub or GitHub by way of one.
 
     ref = DatasetRef("cambridgeltl/xcopa", "et")
     found = load(ref, ["test"], data=Path("copies"))   # found.splits["test"] is a list of rows
-    row_hash(found.splits["test"][0])
+    of_task(card, data=Path("samples"))                # all that a task reads, from the samples that come with estbench
 
-A copy is a folder `<owner>__<name>/<config>/<split>.jsonl`, with a `MANIFEST.sha256` beside the data sets, as
-`sha256sum` writes it. Looked up in this order: `data=DIR`, `$ESTBENCH_DATA`, `home()/data`, the Hub. What the Hub gives
-is first written to `home()/data`, so that both ways are read by the same code and give the same row hashes. Which data
-is meant stands in `tasks/data.lock` (see `estbench.lock`): the first pull writes it, later ones must match it.
+A copy is a folder `<owner>__<name>/<config>/<split>.jsonl`, or `<owner>__<name>/` with a GitHub repository's own files,
+with a `MANIFEST.sha256` beside the data sets. Looked up in this order: `data=DIR`, `$ESTBENCH_DATA`, `home()/data`,
+`tasks/own` (data sets made for estbench), the network. What is fetched is first written to `home()/data`, so that both
+ways are read by the same code and give the same row hashes. Which data is meant stands in `tasks/data.lock` (see
+`estbench.lock`): the first pull writes it, later ones must match it. `data=samples` reads `tasks/samples` and nothing
+else: a few rows of our own in each data set's form, for trying things out.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from estbench.errors import DataError
-from estbench.home import home
-from estbench.hub import Fetched, Row, fetch
-from estbench.identity import canonical, digest
-from estbench.lock import Entry, differences, lock_to_write, read_lock, write_entry
-from estbench.runs import atomic
+from estbench import golds
+from estbench.copies import (
+    Row,
+    alone,
+    as_lines,
+    check_sum,
+    checked_name,
+    file_hash,
+    read_manifest,
+    read_rows,
+    write_folder,
+)
+from estbench.copies import row_hash as row_hash
+from estbench.copies import rows_hash as rows_hash
+from estbench.errors import ConfigError, DataError
+from estbench.home import home, project_file
+from estbench.hub import Fetched, fetch
+from estbench.identity import digest
+from estbench.lock import Entry, differences, lock_to_write, merged, read_lock, write_entry
+from estbench.repositories import Repository, fetch_files
 
 if TYPE_CHECKING:
     from estbench.registry import Task
 
-MANIFEST = "MANIFEST.sha256"
-RENEW = "copy the file again, or fetch it with `estbench data pull`."
+SAMPLES = Path("samples")  # `data=samples`
+FEW = 8  # configs that are named one by one
 
 
 @dataclass(frozen=True)
 class DatasetRef:
-    """A data set by its Hub id and config; `revision` only where a task names one."""
+    """A data set by its Hub id and config, or by its GitHub repository; `revision` only where a task names one."""
 
     path: str
     config: str | None = None
     revision: str | None = None
+    repository: Repository | None = None
 
     def __post_init__(self) -> None:
         for part in [*self.path.split("/"), self.config or "default"]:
-            _checked_name(part, f"data set {self.path}:{self.config or 'default'}")
+            checked_name(part, f"data set {self.path}:{self.config or 'default'}")
         if self.path.count("/") > 1:
             raise DataError(f"{self.path!r} is no Hub id: write owner/name.")
 
+    @classmethod
+    def of_repository(cls, repository: Repository) -> DatasetRef:
+        """The data set that a GitHub repository is."""
+        return cls(repository.github, None, repository.commit, repository)
+
     def __str__(self) -> str:
-        return f"{self.path}:{self.config or 'default'}"
+        return f"github.com/{self.path}" if self.repository else f"{self.path}:{self.config or 'default'}"
 
     @property
     def folder(self) -> str:
         """Its folder inside an offline copy."""
-        return f"{self.path.replace('/', '__')}/{self.config or 'default'}"
+        owner_name = self.path.replace("/", "__")
+        return owner_name if self.repository else f"{owner_name}/{self.config or 'default'}"
+
+    def files(self, split: str) -> list[str]:
+        """The files of a copy that hold a split, relative to the folder."""
+        if self.repository:
+            return list(self.repository.of_split(split))
+        return [f"{checked_name(split, str(self))}.jsonl"]
 
 
 @dataclass(frozen=True)
@@ -68,10 +92,13 @@ class Dataset:
 
     ref: DatasetRef
     splits: dict[str, list[Row]]
-    hashes: dict[str, str]  # split -> hash of its rows in order
+    hashes: dict[str, str]  # split -> hash of its rows in order, as published: without golds that are withheld
     origin: str  # the folder of the copy
-    commit: str | None  # the Hub's commit, known only when the rows are the locked ones
-    matches_lock: bool | None  # None: the lock has no entry yet
+    commit: str | None  # the Hub's or GitHub's commit, known only when the rows are the locked ones
+    matches_lock: bool | None  # None: the lock has no entry yet, or the rows are a sample
+    sample: bool = False  # our own few rows: for trying only
+    withheld: bool = False  # golds are missing (gold=FILE supplies them): the task can't be scored
+    gold_hash: str | None = None  # of all golds in order, where a file supplied them
 
     @property
     def hash(self) -> str:
@@ -80,73 +107,103 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A line of `estbench data verify`. level: ok, note (can't be checked) or error."""
-
-    dataset: str
-    place: str
-    split: str
-    level: str
-    message: str
-
-
-@dataclass(frozen=True)
 class Listed:
     """A line of `estbench data list`."""
 
     path: str
-    config: str
-    place: str | None  # the first copy found, None: only on the Hub
+    config: str  # "GitHub" for the files of a repository
+    place: str | None  # the first copy found
     rows: dict[str, int]
     commit: str | None
     locked: bool
 
 
-def canonical_json(row: Row) -> str:
-    """The one JSON text of a row: sorted keys, no spaces, text as it is. ValueError for NaN and infinities."""
-    return canonical(row).decode()
-
-
-def row_hash(row: Row) -> str:
-    """SHA-256 (hex) of a row's canonical JSON."""
-    return hashlib.sha256(canonical(row)).hexdigest()
-
-
-def rows_hash(rows: Iterable[Row]) -> str:
-    """SHA-256 (hex) over the row hashes in order."""
-    hasher = hashlib.sha256()
-    for row in rows:
-        hasher.update(bytes.fromhex(row_hash(row)))
-    return hasher.hexdigest()
-
-
 def references(tasks: Iterable[Task]) -> list[DatasetRef]:
-    """The data sets of these tasks, each once, in order."""
-    refs = []
-    for task in tasks:
-        if task.dataset is not None:
-            revision = (task.config.get("dataset_kwargs") or {}).get("revision")
-            refs.append(DatasetRef(*task.dataset, revision))
-    return list(dict.fromkeys(refs))
+    """The data sets of these tasks, each once, in order (one for each config of a task that joins several)."""
+    return list(dict.fromkeys(ref for task in tasks for ref in _of_card(task)))
+
+
+def _of_card(task: Task) -> list[DatasetRef]:
+    if (spec := task.metadata.get("repository")) is not None:
+        return [DatasetRef.of_repository(Repository.of(spec, task.path.name))]
+    if task.dataset is None:
+        return []
+    path, config = task.dataset
+    revision = (task.config.get("dataset_kwargs") or {}).get("revision")
+    names: list[str | None] = [*task.configs] or [config]
+    return [DatasetRef(path, name, revision) for name in names]
+
+
+def of_task(card: Task, *, data: Path | None = None, gold: Path | None = None) -> Dataset:
+    """Everything that a task reads, its configs one after the other, golds from a file where they are withheld.
+
+    Raises DataError (one line with the cure) for missing, damaged, gated or changed data and for a gold file that does
+    not fit; ConfigError for a task file that names no data.
+    """
+    if not (refs := _of_card(card)):
+        raise ConfigError(f"{card.path} names no data: set dataset_path.")
+    parts = [load(ref, card.splits, data=data) for ref in refs]
+    found = _joined_parts(card, parts) if card.configs else parts[0]
+    spec = card.metadata.get("gold")
+    if spec is None:
+        return found
+    tested = card.splits[0]
+    rows = golds.apply_gold(found.splits[tested], spec, gold)
+    withheld = golds.lacks_gold(rows, spec)
+    supplied = None if withheld or gold is None else golds.gold_hash(rows, spec)
+    return replace(found, splits=found.splits | {tested: rows}, withheld=withheld, gold_hash=supplied)
+
+
+def _joined_parts(card: Task, parts: Sequence[Dataset]) -> Dataset:
+    path = parts[0].ref.path
+    splits = joined(path, {config: part.splits for config, part in zip(card.configs, parts, strict=True)})
+    commits = {part.commit for part in parts}
+    locked = [part.matches_lock for part in parts]
+    return Dataset(
+        DatasetRef(path, "+".join(card.configs) if len(card.configs) <= FEW else f"{len(card.configs)} configs"),
+        splits,
+        {split: rows_hash(rows) for split, rows in splits.items()},
+        ", ".join(dict.fromkeys(part.origin for part in parts)),
+        commits.pop() if len(commits) == 1 else None,
+        None if None in locked else all(locked),
+        any(part.sample for part in parts),
+    )
+
+
+def joined(path: str, configs: Mapping[str, Mapping[str, list[Row]]]) -> dict[str, list[Row]]:
+    """Split -> rows of all configs in order, each with a field `config`. DataError where their fields differ."""
+    first = next(iter(configs.values()))
+    rows = {
+        split: [row | {"config": config} for config, splits in configs.items() for row in splits.get(split, [])]
+        for split in first
+    }
+    for split, members in rows.items():
+        if odd := next((row for row in members if row.keys() != members[0].keys()), None):
+            names = ", ".join(sorted(odd.keys() ^ members[0].keys()))
+            raise DataError(f"{path}: config {odd['config']} has other fields in {split} than the first one ({names}).")
+    return rows
 
 
 def load(ref: DatasetRef, splits: Sequence[str], *, data: Path | None = None) -> Dataset:
-    """The rows of these splits from the first copy that has them all; pulled from the Hub if there is none.
+    """The rows of these splits from the first copy that has them all; fetched if there is none (never a sample).
 
     Raises DataError (one line with the cure) for missing, damaged, gated or changed data.
     """
     place = _first_place(ref, splits, data)
+    if place is None and is_sample(data):
+        raise DataError(f"{missing(ref, splits, data)}.")
     if place is None:
         _check_splits(ref, splits)
         pull(ref)
         _check_splits(ref, splits)
         place = home() / "data"
-    return _read_copy(ref, splits, place)
+    found = _read_copy(ref, splits, place)
+    return replace(found, sample=True, commit=None, matches_lock=None) if is_sample(data) else found
 
 
 def _check_splits(ref: DatasetRef, splits: Sequence[str]) -> None:
-    entry = read_lock().get(str(ref))
-    if entry is not None and (lacking := [split for split in splits if split not in entry["rows"]]):
+    entry = read_lock().get(str(ref)) or {}
+    if "rows" in entry and (lacking := [split for split in splits if split not in entry["rows"]]):
         have = ", ".join(entry["rows"])
         raise DataError(f"{ref} has no split {', '.join(lacking)} on the Hub, but {have}: correct the task file.")
 
@@ -155,12 +212,36 @@ def missing(ref: DatasetRef, splits: Sequence[str], data: Path | None = None) ->
     """Why no copy of these splits is here, or None if there is one. Looks at names only."""
     if _first_place(ref, splits, data) is not None:
         return None
+    if is_sample(data):
+        return f"{ref} ({', '.join(splits)}) has no sample: leave data=samples out to test on the real data"
     where = ", ".join(str(place) for place in places(data))
     return f"{ref} ({', '.join(splits)}) has no copy in {where}"
 
 
+def missing_of_task(card: Task, data: Path | None = None) -> str | None:
+    """Why something that a task reads has no copy here, or None. Looks at names only."""
+    reasons = (missing(ref, card.splits, data) for ref in _of_card(card))
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def pull_missing(card: Task, data: Path | None = None) -> None:
+    """Fetch whatever a task reads and has no copy of here. DataError if it can't be had, or samples were asked for."""
+    for ref in _of_card(card):
+        if (reason := missing(ref, card.splits, data)) is not None:
+            if is_sample(data):
+                raise DataError(f"{reason}.")
+            pull(ref)
+
+
+def is_sample(data: Path | None) -> bool:
+    """Whether `data=` asks for the samples that come with estbench."""
+    return data == SAMPLES
+
+
 def places(data: Path | None = None) -> list[Path]:
     """The folders that offline copies are looked up in, in order. DataError if a named one is no folder."""
+    if is_sample(data):
+        return [project_file("tasks") / "samples"]
     named = [("data=", data)] if data is not None else []
     if from_environment := os.environ.get("ESTBENCH_DATA"):
         named.append(("$ESTBENCH_DATA ", Path(from_environment)))
@@ -170,107 +251,55 @@ def places(data: Path | None = None) -> list[Path]:
         if not place.is_dir():
             raise DataError(f"{label}{place} is no folder: name one that holds <owner>__<name>/<config>/<split>.jsonl.")
         found.append(place)
-    return list(dict.fromkeys([*found, home() / "data"]))
+    return list(dict.fromkeys([*found, home() / "data", own_place()]))
+
+
+def own_place() -> Path:
+    """The folder of data sets that were made for estbench and travel with it."""
+    return project_file("tasks") / "own"
+
+
+def is_own(ref: DatasetRef) -> bool:
+    """Whether a data set was made for estbench: there is nothing to fetch then."""
+    return (own_place() / ref.folder).is_dir()
 
 
 def _first_place(ref: DatasetRef, splits: Sequence[str], data: Path | None) -> Path | None:
-    files = [f"{ref.folder}/{_checked_name(split, str(ref))}.jsonl" for split in splits]
+    files = [f"{ref.folder}/{file}" for split in splits for file in ref.files(split)]
     return next((place for place in places(data) if all((place / file).is_file() for file in files)), None)
 
 
 def _read_copy(ref: DatasetRef, splits: Sequence[str], place: Path) -> Dataset:
-    manifest = read_manifest(place)
-    rows = {}
-    for split in splits:
-        path = place / ref.folder / f"{split}.jsonl"
-        check_sum(path, manifest.get(f"{ref.folder}/{split}.jsonl"))
-        rows[split] = read_rows(path)
+    rows = {split: read_split(ref, split, place) for split in splits}
     hashes = {split: rows_hash(rows[split]) for split in splits}
     entry = read_lock().get(str(ref))
-    matches = None if entry is None else all(entry["hash"].get(split) == hashes[split] for split in splits)
+    matches = None if entry is None else not differences(entry, entry_of_copy(ref, rows, place), splits)
     commit = entry["commit"] if entry is not None and matches else None
     if ref.revision and commit and re.fullmatch("[0-9a-f]{40}", ref.revision) and ref.revision != commit:
         raise DataError(f"{ref}: the task asks for revision {ref.revision}, the copy in {place} is commit {commit}.")
     return Dataset(ref, rows, hashes, str(place), commit, matches)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSON-lines file, all with the same fields. A byte order mark, CRLF and empty lines are let pass."""
-    rows: list[Row] = []
+def read_split(ref: DatasetRef, split: str, place: Path) -> list[Row]:
+    """The rows of a split in a copy, its files compared with the manifest. DataError for what can't be used."""
+    manifest = read_manifest(place)
+    files = ref.files(split)
+    for file in files:
+        check_sum(place / ref.folder / file, manifest.get(f"{ref.folder}/{file}"))
+    if ref.repository is None:
+        return read_rows(place / ref.folder / files[0])
     try:
-        with open(path, "rb") as lines:  # binary: only \n ends a line, U+2028 inside a text does not
-            for number, line in enumerate(lines, 1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n\t ")
-                if text:
-                    rows.append(_parsed(text, rows[0] if rows else None, f"{path}, line {number}"))
-    except UnicodeDecodeError:
-        raise DataError(f"{path}, line {number} is not UTF-8: {RENEW}") from None
+        return ref.repository.rows({file: (place / ref.folder / file).read_bytes() for file in files})
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}.") from None
-    if not rows:
-        raise DataError(f"{path} is empty: {RENEW}")
-    return rows
+        raise DataError(f"{error.filename} can't be read: {error.strerror}.") from None
 
 
-def _parsed(text: str, first: Row | None, where: str) -> Row:
-    try:
-        row = json.loads(text, object_pairs_hook=_without_repeats)
-        canonical(row)  # refuses NaN, numbers beyond float64 and broken surrogates
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is cut off or no JSON ({error.msg}): {RENEW}") from None
-    except ValueError as error:
-        raise DataError(f"{where} can't be used ({error}): {RENEW}") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where} holds no JSON object: {RENEW}")
-    if first is not None and row.keys() != first.keys():
-        odd = ", ".join(sorted(row.keys() ^ first.keys()))
-        raise DataError(f"{where} has other fields than the first row ({odd}): {RENEW}")
-    return row
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> Row:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return row
-
-
-def read_manifest(place: Path) -> dict[str, str]:
-    """File (relative, with /) -> SHA-256, from `place/MANIFEST.sha256`; empty if there is none."""
-    path = place / MANIFEST
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} can't be read: {error}.") from None
-    sums = {}
-    for number, line in enumerate(lines, 1):
-        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line.rstrip())
-        if match is None:
-            raise DataError(f"{path}, line {number} is no line of sha256sum: write the file again with `sha256sum`.")
-        sums[match[2].removeprefix("./")] = match[1].lower()
-    return sums
-
-
-def check_sum(path: Path, expected: str | None) -> None:
-    """DataError if the file's SHA-256 is not the expected one (None: the manifest does not list it)."""
-    if expected is None:
-        return
-    try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}.") from None
-    if found != expected:
-        raise DataError(f"{path} does not have the checksum that {MANIFEST} gives: {RENEW}")
-
-
-def _checked_name(name: str, what: str) -> str:
-    """A name that becomes a folder or file: nothing that leads out of the copy."""
-    if not re.fullmatch(r"[\w+=,@()\[\] -][\w.+=,@()\[\] -]*", name) or ".." in name:
-        raise DataError(f"{name!r} in {what} is not a name of a data set, config or split.")
-    return name
+def entry_of_copy(ref: DatasetRef, rows: Mapping[str, list[Row]], place: Path) -> Entry:
+    """What the lock would say of these splits of a copy (the commit is not known from it)."""
+    if ref.repository is None:
+        return _entry(Fetched("", dict(rows)))
+    files = dict.fromkeys(file for split in rows for file in ref.files(split))
+    return {"commit": "", "files": {file: file_hash(place / ref.folder / file) for file in files}}
 
 
 def _entry(fetched: Fetched) -> Entry:
@@ -283,31 +312,73 @@ def _entry(fetched: Fetched) -> Entry:
     }
 
 
-def pull(ref: DatasetRef, *, update: bool = False, into: Path | None = None) -> Dataset:
-    """Fetch all splits from the Hub into an offline copy (`home()/data` by default) and write or check the lock.
+@dataclass(frozen=True)
+class Answer:
+    """What the network gave for a data set, before anything is written."""
 
-    update: accept data that differs from the lock, and write the lock anew. Nothing is written if anything fails.
+    splits: dict[str, list[Row]]
+    files: dict[str, bytes]  # as the copy will hold them, by name in the data set's folder
+    entry: Entry
+
+
+def ask(ref: DatasetRef, *, newest: bool = False) -> Answer:
+    """Fetch a data set at the lock's commit (newest: at the Hub's newest) and compare it with the lock's.
+
+    Writes nothing. Raises DataError where it can't be had, can't be kept or differs from the lock.
     """
-    place = into or home() / "data"
     locked = read_lock().get(str(ref))
-    pinned = None if update or locked is None else str(locked["commit"])
-    fetched = fetch(ref.path, ref.config, ref.revision or pinned)
+    found = _ask_github(ref.repository) if ref.repository else _ask_hub(ref, None if newest else locked)
+    if locked is not None and not newest and (changes := differences(locked, found.entry)):
+        where = "GitHub's" if ref.repository else "the Hub's"
+        raise DataError(
+            f"{ref} at {where} commit {found.entry['commit']} is not the data of the lock (commit {locked['commit']}): "
+            f"{'; '.join(changes)}. Nothing was written; `estbench data pull … update=true` takes the new data."
+        )
+    return found
+
+
+def _ask_github(repository: Repository) -> Answer:
+    contents = fetch_files(repository)
+    splits = {split: repository.rows({path: contents[path] for path in paths}) for split, paths in repository.files}
+    sums = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+    return Answer(splits, contents, {"commit": repository.commit, "files": sums})
+
+
+def _ask_hub(ref: DatasetRef, locked: Entry | None) -> Answer:
+    fetched = fetch(ref.path, ref.config, ref.revision or (locked["commit"] if locked else None))
+    if locked is None and fetched.name and fetched.name.lower() != ref.path.lower():
+        raise DataError(
+            f"{ref} (commit {fetched.commit}) is called {fetched.name} on the Hub now; nothing was written: put that "
+            "name into the task file if it is the same data, or name a copy with data=DIR."
+        )
     if not fetched.splits:
         raise DataError(f"{ref} has no splits on the Hub (commit {fetched.commit}); nothing was written.")
     for split, rows in fetched.splits.items():
-        _checked_name(split, str(ref))
+        checked_name(split, str(ref))
         if not rows:
-            raise DataError(f"{ref}: split {split} on the Hub (commit {fetched.commit}) is empty; nothing was written.")
-    entry = _entry(fetched)
-    if locked is not None and not update and (changes := differences(locked, entry)):
-        raise DataError(
-            f"{ref} at the Hub's commit {fetched.commit} is not the data of the lock (commit {locked['commit']}): "
-            f"{'; '.join(changes)}. Nothing was written; `estbench data pull … update=true` takes the new data."
-        )
+            raise DataError(
+                f"{ref}: split {split} on the Hub (commit {fetched.commit}) is empty; nothing was written: take "
+                "another revision, or name a copy with data=DIR."
+            )
+    files = {f"{split}.jsonl": as_lines(rows) for split, rows in fetched.splits.items()}
+    return Answer(fetched.splits, files, _entry(fetched))
+
+
+def pull(ref: DatasetRef, *, update: bool = False, into: Path | None = None) -> Dataset:
+    """Fetch all splits into an offline copy (`home()/data` by default) and write or check the lock.
+
+    update: accept data that differs from the lock, and write the lock anew. Nothing is written if anything fails.
+    """
+    if is_sample(into):
+        raise ConfigError("data=samples means the samples that come with estbench: nothing is fetched into them.")
+    place = into or home() / "data"
+    found = ask(ref, newest=update)
+    locked = read_lock().get(str(ref))
+    entry = merged(locked, found.entry)
     lock = lock_to_write(str(ref), entry)
     try:
-        with _alone(place):
-            _write_copy(ref, fetched, place)
+        with alone(place):
+            write_folder(place, ref.folder, found.files, keep=ref.repository is not None)
             if entry != locked:
                 write_entry(lock, str(ref), entry)
     except OSError as error:
@@ -315,102 +386,36 @@ def pull(ref: DatasetRef, *, update: bool = False, into: Path | None = None) -> 
         raise DataError(
             f"{ref} can't be written to {place}: {reason}. Give room and rights there, or set ESTBENCH_HOME."
         ) from None
-    return Dataset(ref, fetched.splits, entry["hash"], str(place), fetched.commit, True)
-
-
-@contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """One pull at a time writes manifest and lock."""
-    place.mkdir(parents=True, exist_ok=True)
-    with open(place / ".pull", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _write_copy(ref: DatasetRef, fetched: Fetched, place: Path) -> None:
-    """The folder of a config appears whole; the manifest is written last."""
-    target = place / ref.folder
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=place, prefix=".pull-"))
-    try:
-        new, old = temporary / "new", temporary / "old"
-        new.mkdir()
-        sums = {}
-        for split, rows in fetched.splits.items():
-            content = "".join(f"{canonical_json(row)}\n" for row in rows).encode()
-            sums[f"{ref.folder}/{split}.jsonl"] = hashlib.sha256(content).hexdigest()
-            with open(new / f"{split}.jsonl", "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        others = {file: value for file, value in read_manifest(place).items() if not file.startswith(f"{ref.folder}/")}
-        if target.exists():
-            target.rename(old)
-        try:
-            new.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    with atomic(place / MANIFEST) as manifest:
-        manifest.write_text("".join(f"{value}  {file}\n" for file, value in sorted((others | sums).items())), "utf-8")
+    hashes = {split: rows_hash(rows) for split, rows in found.splits.items()}
+    return Dataset(ref, found.splits, hashes, str(place), entry["commit"], True)
 
 
 def listing(refs: Iterable[DatasetRef], data: Path | None = None) -> list[Listed]:
-    """Where each data set is found, and what the lock says about it. Counts lines, checks nothing."""
+    """Where each data set is found, and what the lock says about it. Counts rows, checks nothing."""
     lock = read_lock()
     rows = []
     for ref in refs:
-        place = next((place for place in places(data) if any((place / ref.folder).glob("*.jsonl"))), None)
-        files = sorted((place / ref.folder).glob("*.jsonl")) if place else []
-        counts = {file.stem: sum(1 for line in file.read_bytes().split(b"\n") if line.strip()) for file in files}
+        place = next((place for place in places(data) if present_splits(ref, place)), None)
+        counts = _counts(ref, place) if place else {}
         entry = lock.get(str(ref))
         where = str(place) if place else None
         commit = entry["commit"] if entry else None
-        rows.append(Listed(ref.path, ref.config or "default", where, counts, commit, entry is not None))
+        config = "GitHub" if ref.repository else ref.config or "default"
+        rows.append(Listed(ref.path, config, where, counts, commit, entry is not None))
     return rows
 
 
-def verify(refs: Iterable[DatasetRef], data: Path | None = None) -> list[Finding]:
-    """Every copy of these data sets, read whole and compared with its manifest and with the lock."""
-    lock = read_lock()
-    findings = []
-    for ref in refs:
-        copies = [place for place in places(data) if (place / ref.folder).is_dir()]
-        if not copies:
-            findings.append(Finding(str(ref), "", "", "note", "no copy here"))
-        for place in copies:
-            findings += _verify_copy(ref, place, lock.get(str(ref)))
-    return findings
+def present_splits(ref: DatasetRef, place: Path) -> list[str]:
+    """The splits that a copy has, by the names of its files."""
+    folder = place / ref.folder
+    if ref.repository is None:
+        return sorted(path.stem for path in folder.glob("*.jsonl"))
+    return [split for split, paths in ref.repository.files if all((folder / path).is_file() for path in paths)]
 
 
-def _verify_copy(ref: DatasetRef, place: Path, locked: Entry | None) -> list[Finding]:
-    findings = []
-
-    def say(split: str, level: str, message: str) -> None:
-        findings.append(Finding(str(ref), str(place), split, level, message))
-
-    try:
-        manifest = read_manifest(place)
-    except DataError as error:
-        say("", "error", str(error))
-        return findings
-    present = {path.stem for path in (place / ref.folder).glob("*.jsonl")}
-    listed = {Path(file).stem for file in manifest if file.startswith(f"{ref.folder}/") and file.endswith(".jsonl")}
-    for split in sorted(present | listed):
-        path = place / ref.folder / f"{split}.jsonl"
-        try:
-            check_sum(path, manifest.get(f"{ref.folder}/{split}.jsonl"))
-            found = _entry(Fetched("", {split: read_rows(path)}))
-        except DataError as error:
-            say(split, "error", str(error))
-            continue
-        if locked is not None and (changes := differences(locked, found, [split])):
-            say(split, "error", f"not the data of the lock (commit {locked['commit']}): {'; '.join(changes)}")
-        else:
-            unlisted = [name for name, known in ((MANIFEST, split in listed), ("data.lock", locked)) if not known]
-            message = f"{found['rows'][split]} rows" + (f", not in {' and '.join(unlisted)}" if unlisted else "")
-            say(split, "note" if unlisted else "ok", message)
-    return findings
+def _counts(ref: DatasetRef, place: Path) -> dict[str, Any]:
+    splits = present_splits(ref, place)
+    if ref.repository is None:
+        contents = {split: (place / ref.folder / f"{split}.jsonl").read_bytes() for split in splits}
+        return {split: sum(1 for line in content.split(b"\n") if line.strip()) for split, content in contents.items()}
+    return {split: len(read_split(ref, split, place)) for split in splits}

@@ -2,6 +2,8 @@
 
     read_lock()["facebook/belebele:est_Latn"]
     # {"commit": "...", "fields": {"test": [...]}, "rows": {"test": 900}, "hash": {"test": "..."}}
+    read_lock()["github.com/unimorph/est"]
+    # {"commit": "...", "files": {"est.tsv": "<SHA-256>"}}
 
 An entry is null until somebody pulls the data set for the first time. In a checkout the project's lock is written, to
 be committed; elsewhere `home()/data.lock` is, and it is read where the project's lock has no entry.
@@ -19,7 +21,8 @@ from estbench.errors import DataError
 from estbench.home import home, project_file
 from estbench.runs import atomic
 
-Entry = dict[str, Any]  # {commit, fields: {split: [...]}, rows: {split: n}, hash: {split: ...}}
+Entry = dict[str, Any]  # {commit, fields: {split: [...]}, rows: {split: n}, hash: {split: ...}} or {commit, files}
+KINDS = ({"commit", "fields", "rows", "hash"}, {"commit", "files"})
 
 
 def lock_files() -> list[Path]:
@@ -38,7 +41,7 @@ def read_lock() -> dict[str, Entry]:
 def _lock_of(path: Path) -> dict[str, Entry | None]:
     try:
         entries = json.loads(path.read_text("utf-8"))
-        if not all(entry is None or {"commit", "fields", "rows", "hash"} <= entry.keys() for entry in entries.values()):
+        if not all(entry is None or any(kind <= entry.keys() for kind in KINDS) for entry in entries.values()):
             raise ValueError("an entry lacks commit, fields, rows or hash")
     except FileNotFoundError:
         return {}
@@ -67,7 +70,9 @@ def write_entry(path: Path, key: str, entry: Entry) -> None:
 
 
 def differences(locked: Entry, found: Entry, splits: Iterable[str] | None = None) -> list[str]:
-    """What differs between two lock entries, a phrase a split."""
+    """What differs between two lock entries, a phrase a split (or a file, in a repository)."""
+    if "files" in found or "files" in locked:
+        return _file_differences(locked, found)
     found_splits = set(found["hash"])
     phrases = []
     for split in sorted(set(locked["hash"]) | found_splits) if splits is None else splits:
@@ -84,3 +89,18 @@ def differences(locked: Entry, found: Entry, splits: Iterable[str] | None = None
         if changes:
             phrases.append(f"split {split}: {', '.join(changes)}")
     return phrases
+
+
+def _file_differences(locked: Entry, found: Entry) -> list[str]:
+    """What differs between two entries of repositories. Files that only one of them has were not asked for yet."""
+    if found["commit"] and found["commit"] != locked["commit"]:
+        return [f"the task file asks for commit {found['commit']}"]
+    before, now = locked.get("files", {}), found.get("files", {})
+    return [f"file {name} has other content" for name in now if name in before and before[name] != now[name]]
+
+
+def merged(locked: Entry | None, found: Entry) -> Entry:
+    """The entry to write: of a repository at the same commit, files that other tasks asked for stay."""
+    if locked is None or "files" not in found or locked["commit"] != found["commit"]:
+        return found
+    return {**found, "files": locked["files"] | found["files"]}

@@ -73,13 +73,12 @@ def missing_parts(cards: Sequence[registry.Task], model: Checkpoint, data_dir: P
     """Task -> what it lacks on this machine, found without loading or fetching anything."""
     lacking: dict[str, UserError] = {}
     for card in cards:
-        references = data.references([card])
         if card.form == "chat" and not model.has_chat_template:
             lacking[card.name] = ModelError(
                 f"{model.name} has no chat template: use the completion form (tasks=core_base), or save the tokenizer "
                 "with its template."
             )
-        elif references and (reason := data.missing(references[0], card.splits, data=data_dir)):
+        elif reason := data.missing_of_task(card, data_dir):
             lacking[card.name] = DataError(f"{reason}.")
     return lacking
 
@@ -92,8 +91,9 @@ def _fetch_missing(
     for card in cards:
         if isinstance(lacking.get(card.name), DataError):
             try:
-                say(f"{card.name}: fetching {data.references([card])[0]}.")
-                data.pull(data.references([card])[0])
+                if not data.is_sample(data_dir):
+                    say(f"{card.name}: fetching {', '.join(map(str, data.references([card])))}.")
+                data.pull_missing(card, data_dir)
                 del lacking[card.name]
             except DataError as error:
                 lacking[card.name] = error

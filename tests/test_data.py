@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from estbench import data
 from estbench import lock as lock_module
-from estbench.data import DatasetRef, canonical_json, load, missing, row_hash, rows_hash
+from estbench.copies import canonical_json, row_hash, rows_hash
+from estbench.data import DatasetRef, load, missing
+from estbench.data_checks import verify
 from estbench.errors import DataError
 
 REF = DatasetRef("owner/name", "et")
@@ -258,7 +260,7 @@ def test_a_damaged_lock_is_one_line(copy: Path, tmp_path: Path) -> None:
 
 def test_verify_tells_good_unlisted_changed_and_damaged_copies_apart(copy: Path, tmp_path: Path) -> None:
     def levels() -> dict[str, tuple[str, str]]:
-        return {found.split: (found.level, found.message) for found in data.verify([REF], copy)}
+        return {found.split: (found.level, found.message) for found in verify([REF], copy)}
 
     assert levels()["test"] == ("note", "2 rows, not in data.lock")
     lock(tmp_path, ROWS)
@@ -279,7 +281,7 @@ def test_verify_tells_good_unlisted_changed_and_damaged_copies_apart(copy: Path,
 
 
 def test_verify_says_when_there_is_no_copy() -> None:
-    assert [(found.level, found.message) for found in data.verify([REF])] == [("note", "no copy here")]
+    assert [(found.level, found.message) for found in verify([REF])] == [("note", "no copy here")]
 
 
 def test_listing_says_where_how_many_and_whether_locked(copy: Path, tmp_path: Path) -> None:

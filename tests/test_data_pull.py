@@ -15,7 +15,9 @@ import pytest
 
 from estbench import data, hub
 from estbench import lock as lock_module
+from estbench.copies import read_manifest, rows_hash
 from estbench.data import DatasetRef, load, pull
+from estbench.data_checks import verify
 from estbench.errors import DataError
 from estbench.hub import Fetched, hub_error
 
@@ -67,7 +69,7 @@ def test_load_pulls_once_and_reads_the_copy_from_then_on(remote: StandIn, tmp_pa
     assert (first.splits["test"], first.commit, first.matches_lock) == (ROWS["test"], FIRST, True)
     assert first.origin == str(tmp_path / "home" / "data")
     assert load(REF, ["test", "dev"]) == data.Dataset(
-        REF, ROWS, {**first.hashes, "dev": data.rows_hash(ROWS["dev"])}, first.origin, FIRST, True
+        REF, ROWS, {**first.hashes, "dev": rows_hash(ROWS["dev"])}, first.origin, FIRST, True
     )
     assert remote.asked == [None]
 
@@ -79,16 +81,16 @@ def test_the_first_pull_fills_the_null_of_the_lock(remote: StandIn, checkout: Pa
             "commit": FIRST,
             "fields": {"dev": ["id", "text"], "test": ["id", "text"]},
             "rows": {"dev": 1, "test": 2},
-            "hash": {split: data.rows_hash(rows) for split, rows in ROWS.items()},
+            "hash": {split: rows_hash(rows) for split, rows in ROWS.items()},
         }
     }
 
 
 def test_a_copy_made_by_pull_passes_sha256sum_and_verify(remote: StandIn, tmp_path: Path) -> None:
     pull(REF)
-    assert [found.level for found in data.verify([REF])] == ["ok", "ok"]
+    assert [found.level for found in verify([REF])] == ["ok", "ok"]
     place = tmp_path / "home" / "data"
-    assert sorted(data.read_manifest(place)) == ["owner__name/et/dev.jsonl", "owner__name/et/test.jsonl"]
+    assert sorted(read_manifest(place)) == ["owner__name/et/dev.jsonl", "owner__name/et/test.jsonl"]
     assert sorted(path.name for path in place.iterdir()) == [".pull", "MANIFEST.sha256", "owner__name"]
 
 
@@ -179,7 +181,7 @@ def test_a_full_disk_leaves_the_old_copy_whole(
     pull(REF)
     before = tree(tmp_path)
     remote.commits[SECOND], remote.newest = {"test": ROWS["dev"]}, SECOND
-    monkeypatch.setattr("estbench.data.os.fsync", _no_space)
+    monkeypatch.setattr("estbench.copies.os.fsync", _no_space)
     with pytest.raises(DataError, match="No space left"):
         pull(REF, update=True)
     assert tree(tmp_path) == before
@@ -201,7 +203,7 @@ def test_pulls_at_once_lose_no_line_of_manifest_or_lock(remote: StandIn, checkou
     for process in processes:
         process.join()
     assert all(process.exitcode == 0 for process in processes)
-    assert len(data.read_manifest(tmp_path / "home" / "data")) == 12
+    assert len(read_manifest(tmp_path / "home" / "data")) == 12
     assert len(lock_module.read_lock()) == 6
 
 
@@ -270,14 +272,16 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, A
 
             def dataset_info(self, path: str, revision: str | None, timeout: float) -> Any:
                 calls.append({"info": path, "revision": revision})
-                return types.SimpleNamespace(sha=SECOND if revision == hub.CONVERTED else FIRST)
+                commit = SECOND if revision == hub.CONVERTED else FIRST
+                return types.SimpleNamespace(sha=commit, id="owner/name")
 
-        def record(path: str, config: str | None, revision: str, token: Any) -> Any:
+        def record(path: str, config: str | None, revision: str, token: Any, cache_dir: str) -> Any:
             calls.append({"load": path, "config": config, "revision": revision, "token": token})
             return load_dataset(revision)
 
         monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(HfApi=HfApi))
         monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=record))
+        monkeypatch.setattr(hub, "_hush", lambda: None)
         for name in (*hub.OFFLINE, "HF_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         return calls
@@ -289,10 +293,9 @@ def test_fetch_loads_at_the_resolved_commit_with_no_stored_token(libraries: Any)
     day = datetime.datetime(2023, 6, 1)
     calls = libraries(lambda revision: {"test": [{"ds": day, "at": day.replace(hour=7), "n": [1, {"d": day.date()}]}]})
     found = hub.fetch("owner/name", "et", None)
-    assert found == Fetched(
-        FIRST, {"test": [{"ds": "2023-06-01", "at": "2023-06-01T07:00:00", "n": [1, {"d": "2023-06-01"}]}]}
-    )
-    assert calls[-1] == {"load": "owner/name", "config": "et", "revision": FIRST, "token": False}
+    expected = {"test": [{"ds": "2023-06-01", "at": "2023-06-01T07:00:00", "n": [1, {"d": "2023-06-01"}]}]}
+    assert found == Fetched(FIRST, expected, "owner/name")
+    assert calls[-1] == {"load": "hf://datasets/owner/name", "config": "et", "revision": FIRST, "token": False}
 
 
 def test_fetch_takes_the_token_from_the_environment(libraries: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +312,7 @@ def test_a_dataset_published_as_a_script_is_taken_from_its_parquet_form(librarie
         return {"test": [{"a": 1}]}
 
     libraries(load_dataset)
-    assert hub.fetch("owner/name", "et", None) == Fetched(SECOND, {"test": [{"a": 1}]})
+    assert hub.fetch("owner/name", "et", None) == Fetched(SECOND, {"test": [{"a": 1}]}, "owner/name")
 
 
 def test_values_that_json_can_not_hold_are_refused(libraries: Any) -> None:

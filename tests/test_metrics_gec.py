@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import cProfile
 import itertools
 import json
-import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ from hypothesis import strategies as st
 
 from estbench.estonian.tokeniser import project_tokens
 from estbench.metrics import gec, get
-from estbench.metrics.tasks import gec_aggregation, gec_precision_aggregation, gec_recall_aggregation, gec_results
+from estbench.metrics.m2 import read_m2
+from estbench.metrics.tasks import (
+    estgec_results,
+    gec_aggregation,
+    gec_edits_aggregation,
+    gec_precision_aggregation,
+    gec_recall_aggregation,
+    gec_results,
+)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 FIXTURES = SHARED / "fixtures"
@@ -24,8 +33,10 @@ MIRROR = SHARED / "mirror" / "tlu-dt-nlp__EstGEC-L2-Corpus" / "dev"
 recorded = pytest.mark.skipif(not (FIXTURES / "gec_dev.json").exists(), reason="the recorded results are not here")
 
 # Lines of the development set on which we differ from the reference by one edit. In 2, 123, 985 and 1019 it misses an
-# insertion behind a replaced first word, in 617 one of two commas around a replaced word, in 834 it proposes one less.
-KNOWN = {"hyp2": {2, 123, 617, 985, 1019}, "hyp3": {617}, "hyp4": {834}}
+# insertion behind a replaced first word, in 617 one of two commas around a replaced word. In 1460 (u = 2 only) it
+# proposes one more.
+KNOWN = {"hyp2": {2, 123, 617, 985, 1019}, "hyp3": {617}}
+KNOWN_2 = {**KNOWN, "hyp4": {1460}}
 
 
 def edit(start: int, end: int, correction: str, kind: str = "R:LEX", annotator: int = 0) -> list[Any]:
@@ -69,7 +80,10 @@ def test_any_alternative_is_right() -> None:
 
 
 def test_a_gold_edit_counts_once() -> None:
-    assert count("a b", "a x x b", edit(1, 1, "x"))[0][0] == 1
+    """The second x is no reason to propose one edit more."""
+    assert count("a b", "a x x b", edit(1, 1, "x")) == [[1, 2, 1]]
+    assert count("a b c", "a x y x c", edit(1, 1, "x")) == [[1, 2, 1]]
+    assert count("a b", "a x x b", edit(1, 1, "x"), edit(1, 1, "x")) == [[2, 2, 2]]
 
 
 def test_both_shapes_of_edits_and_noop() -> None:
@@ -102,6 +116,8 @@ def test_scores_of_the_task() -> None:
     }
     right = gec_results(doc, ["Parandatud lause: Ta läheb koju."])
     assert right == {"f0.5": [1, 1, 1], "gec_precision": [1, 1, 1], "gec_recall": [1, 1, 1], "parse_failure": 0}
+    assert set(estgec_results(doc, ["Ta läheb koju."])) - {"f0.5_words"} == {*right, "gec_edits_per_100"}
+    assert estgec_results(doc, ["Ta läheb siis koju."])["gec_edits_per_100"] == [1, 4]
     copied, wrong = gec_results(doc, ["Ta lähed koju."]), gec_results(doc, ["Ta lähen koju."])
     assert copied["f0.5"] == [0, 0, 1]
     assert wrong["f0.5"] == [0, 1, 1]
@@ -141,19 +157,29 @@ def brute_force(source: list[str], output: list[str], gold: list[gec.Edit], unch
                 if same + (not changes) <= unchanged:
                     paths.append((to, changed or changes, same + (not changes)))
 
-    def best(vertex: Any) -> tuple[int, int]:
+    def best(vertex: Any, used: frozenset[int]) -> tuple[int, int]:
         if vertex == (len(source), len(output)):
             return 0, 0
-        options = [best(to) for to, changes in after.get(vertex, []) if not changes]
+        options = [best(to, used) for to, changes in after.get(vertex, []) if not changes]
         for end in set(edits_from(vertex)):
-            words = tuple(output[vertex[1] : end[1]])
-            hit = any((one.start, one.end) == (vertex[0], end[0]) and words in one.corrections for one in gold)
-            matched, minus = best(end)
-            options.append((matched + hit, minus - 1))
+            hits = matching((vertex[0], end[0], tuple(output[vertex[1] : end[1]])), gold, used)
+            matched, minus = best(end, used | hits)
+            options.append((matched + len(hits), minus - 1))
         return max(options)
 
-    matched, minus = best((0, 0))
+    matched, minus = best((0, 0), frozenset())
     return matched, -minus
+
+
+def matching(proposed: Any, gold: list[gec.Edit], used: frozenset[int]) -> frozenset[int]:
+    """The first gold edit that is the proposed one and was not used, or none."""
+    start, end, words = proposed
+    found = (
+        place
+        for place, one in enumerate(gold)
+        if place not in used and (one.start, one.end) == (start, end) and words in one.corrections
+    )
+    return frozenset(itertools.islice(found, 1))
 
 
 TOKENS = st.lists(st.sampled_from("abc"), max_size=5)
@@ -173,11 +199,10 @@ def test_the_one_pass_finds_what_enumeration_finds(
         if start <= len(source)
     ]
     proposed = gec._Lattice(source, output).best_edits(edits, unchanged)
-    hits = sum(
-        any((one.start, one.end) == (start, end) and words in one.corrections for one in edits)
-        for start, end, words in proposed
-    )
-    assert (hits, len(proposed)) == brute_force(source, output, edits, unchanged)
+    hits: frozenset[int] = frozenset()
+    for one in proposed:
+        hits |= matching(one, edits, hits)
+    assert (len(hits), len(proposed)) == brute_force(source, output, edits, unchanged)
     rebuilt, done = [], 0
     for start, end, words in proposed:
         rebuilt += [*source[done:start], *words]
@@ -195,54 +220,92 @@ def test_the_score_is_the_formula(table: list[list[list[int]]]) -> None:
     assert float(gec.f_score([correct, proposed, gold])) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("length", "limit"), [(150, 1), (500, 10)])
-def test_a_looping_output_is_fast(length: int, limit: int) -> None:
+def test_the_work_grows_with_the_length_of_a_looping_output_and_not_faster() -> None:
+    """Calls of functions, which are the same on every machine: benchmarks/gec.py has the seconds."""
     source = ["Ma", "käisin", "eile", "poes", "ja", "ostsin", "leiba", ",", "piima", "ning", "juustu", "."]
-    output = list(
-        itertools.islice(itertools.cycle(["ma", "käisin", "poes", "ja", "ma", "ostsin", "leiba", ","]), length)
-    )
     gold = gec.annotators([edit(1, 2, "käin"), edit(1, 5, "poes eile ja käisin", "R:WO")])
-    began = time.process_time()
-    gec.counts(source, output, gold)
-    assert time.process_time() - began < limit
+
+    def calls(length: int) -> int:
+        output = list(
+            itertools.islice(itertools.cycle(["ma", "käisin", "poes", "ja", "ma", "ostsin", "leiba", ","]), length)
+        )
+        profile = cProfile.Profile()
+        profile.runcall(gec.counts, source, output, gold)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert calls(300) < 2.5 * calls(150) < 500_000
 
 
-def dev_gold() -> list[tuple[list[str], list[list[Any]]]]:
+@cache
+def dev_gold() -> list[tuple[list[str], list[Any]]]:
     """(source tokens, edits) of each sentence of the recorded gold."""
-    sentences = []
-    for block in (FIXTURES / "gec_dev_gold.m2").read_text("utf-8").strip().split("\n\n"):
-        first, *lines = block.split("\n")
-        edits = []
-        for line in lines:
-            span, kind, correction, *_, annotator = line[2:].split("|||")
-            edits.append([int(annotator), *map(int, span.split()), kind, [correction]])
-        sentences.append((first[2:].split(" "), edits))
-    return sentences
+    rows, _ = read_m2((FIXTURES / "gec_dev_gold.m2").read_text("utf-8"), "gold")
+    return [(row["source_tokens"], row["edits"]) for row in rows]
+
+
+def dev_outputs(file: str) -> list[str]:
+    return (FIXTURES / f"gec_dev_{file}.txt").read_text("utf-8").split("\n")
 
 
 @recorded
+@pytest.mark.parametrize("unchanged", [15, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "file", "close"),
     [
         ("hyp1", "hyp1_source_copy", 0),
         ("hyp2", "hyp2_annotator0", 0.0017),
         ("hyp3", "hyp3_synthetic", 0.0005),
-        ("hyp4", "hyp4_synthetic_detok", 0.0002),
+        pytest.param("hyp4", "hyp4_synthetic_detok", 0.0002, marks=pytest.mark.slow),
     ],
 )
-def test_counts_are_those_of_the_estonian_scorer(name: str, file: str, close: float) -> None:
+def test_counts_are_those_of_the_estonian_scorer(name: str, file: str, close: float, unchanged: int) -> None:
     lines = [json.loads(line) for line in (FIXTURES / "gec_dev_per_sentence.jsonl").read_text("utf-8").splitlines()]
-    outputs = (FIXTURES / f"gec_dev_{file}.txt").read_text("utf-8").split("\n")
     values = []
-    for (source, edits), output, line in zip(dev_gold(), outputs, lines, strict=False):
+    for (source, edits), output, line in zip(dev_gold(), dev_outputs(file), lines, strict=False):
         gold = gec.annotators(edits)
         assert len(gold) == line["annotators_with_pseudo"]
-        values.append([number for row in gec.counts(source, output.split(), gold) for number in row])
-    chosen = gec.select(values)
-    differ = {line["line"] for line, row in zip(lines, chosen, strict=True) if row.tolist() != line[f"{name}_15"][1:]}
-    assert differ == KNOWN.get(name, set())
-    recorded_total = np.sum([line[f"{name}_15"][1:] for line in lines], axis=0)
-    assert abs(gec.f_score(chosen.sum(axis=0)) - gec.f_score(recorded_total)) <= close
+        values.append([number for row in gec.counts(source, output.split(), gold, unchanged) for number in row])
+    rows, recorded_rows = gec.select(values), [line[f"{name}_{unchanged}"] for line in lines]
+    differ = {
+        line["line"] for line, row, other in zip(lines, rows, recorded_rows, strict=True) if row.tolist() != other[1:]
+    }
+    assert differ == (KNOWN if unchanged == 15 else KNOWN_2).get(name, set())
+    for place in differ:
+        assert np.abs(rows[place - 1] - recorded_rows[place - 1][1:]).sum() <= 1 + (name == "hyp2" and unchanged == 2)
+    recorded_total = np.sum([other[1:] for other in recorded_rows], axis=0)
+    assert abs(gec.f_score(rows.sum(axis=0)) - gec.f_score(recorded_total)) <= close
+    if unchanged == 15:  # the annotator, too, where counts of several are not the same
+        places = gec.chosen(values)
+        for flat, place, other in zip(values, places, recorded_rows, strict=True):
+            assert place == other[0] or flat[3 * place :][:3] == flat[3 * other[0] :][:3]
+
+
+@recorded
+@pytest.mark.parametrize(
+    ("file", "types"),
+    [
+        ("hyp1_source_copy", set()),
+        ("hyp3_synthetic", {"M:PUNCT"}),
+        pytest.param("hyp2_annotator0", {"M:LEX", "M:PUNCT"}, marks=pytest.mark.slow),
+        pytest.param("hyp4_synthetic_detok", set(), marks=pytest.mark.slow),
+    ],
+)
+def test_recall_by_type_is_what_the_estonian_scorer_prints(file: str, types: set[str]) -> None:
+    """Totals and, rounded as printed, recall of every type but those of the edits in KNOWN."""
+    runs = json.loads((FIXTURES / "gec_dev_by_type.json").read_text("utf-8"))["runs"]
+    (run,) = (run for run in runs if (run["hypothesis"], run["max_unchanged_words"]) == (file, 15))
+    printed = run["chosen_annotation"]
+    sentences = [
+        (source, output.split(), gec.annotators(edits))
+        for (source, edits), output in zip(dev_gold(), dev_outputs(file), strict=False)
+    ]
+    table = gec.recall_by_type(sentences)
+    assert {kind: row.gold for kind, row in table.items()} == {kind: row["total"] for kind, row in printed.items()}
+    differ = {kind for kind, row in table.items() if abs(row.correct / row.gold - printed[kind]["correct"]) > 0.00501}
+    assert differ == types
+    values = [[number for row in gec.counts(*sentence) for number in row] for sentence in sentences]
+    correct, _, gold = gec.select(values).sum(axis=0)
+    assert (sum(row.correct for row in table.values()), sum(row.gold for row in table.values())) == (correct, gold)
 
 
 @recorded
@@ -267,3 +330,42 @@ def test_tokenising_running_text_brings_back_the_score() -> None:
         rows = gec.counts(source, project_tokens(output, source), gec.annotators(edits))
         values.append([number for row in rows for number in row])
     assert gec_aggregation(values) == pytest.approx(0.7779, abs=0.005)
+
+
+def test_recall_by_type_takes_the_chosen_annotator() -> None:
+    gold = gec.annotators([edit(0, 1, "x", "R:SPELL"), edit(1, 1, "y", "M:LEX", 1), edit(1, 2, "z", "R:CASE", 1)])
+    table = gec.recall_by_type([(["a", "b"], ["a", "y", "z"], gold), (["a", "b"], ["a", "b"], gold)])
+    assert table == {"M:LEX": (1, 1), "R:CASE": (1, 1), "R:SPELL": (1, 0)}
+
+
+def test_changes_hold_no_unchanged_word() -> None:
+    assert gec.changes(["a", "b", "c", "d"], ["a", "x", "c", "y", "d"]) == [(1, 2, ("x",)), (3, 3, ("y",))]
+    assert gec.changes(["a"], ["a"]) == []
+    assert gec_edits_aggregation([[2, 4], [0, 6]]) == pytest.approx(20)
+    assert gec_edits_aggregation([[0, 0]]) == 0
+
+
+def test_edits_of_a_corrected_sentence_find_it_again() -> None:
+    source, correct = ["Ta", "lähed", "ise", "koju", "."], ["Ta", "läheb", "koju", "ära", "."]
+    rows = gec.edits_of_correction(source, correct, 3)
+    assert {row["annotator"] for row in rows} == {3}
+    assert {row["type"] for row in rows} <= {"R", "M", "U"}
+    gold = gec.annotators(rows)
+    assert gec.counts(source, correct, gold) == [[len(rows)] * 3]
+    assert gec.counts(source, source, gec.annotators(gec.edits_of_correction(source, source, 0))) == [[0, 0, 0]]
+
+
+def test_the_bootstrap_keeps_the_annotators_and_the_signature_says_so() -> None:
+    metric = get("f0.5")
+    assert metric
+    assert metric.prepare
+    assert metric.signature
+    values = [[2, 2, 2, 1, 1, 1], [0, 1, 3, 0, 1, 1]]
+    together, swapped = metric.prepare(values), metric.prepare(values[::-1])
+    assert together.tolist() == swapped[::-1].tolist()  # rows are drawn after the choice, which is part of them
+    assert "fixed-in-bootstrap" in metric.signature()
+    assert "tok:projected" in metric.signature()
+    words = get("f0.5_words")
+    assert words
+    assert words.signature
+    assert "tok:estnltk-words" in words.signature()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sacrebleu
@@ -23,6 +26,12 @@ from estbench.metrics.translation import bleu, bleu_statistics, chrf, chrf_stati
 WORD = st.sampled_from(["ta", "õues", "läks", "koju", ",", ".", "öö", "šokk", "3,5", "„maja“", "ja"])
 SENTENCES = st.lists(WORD, max_size=12).map(" ".join)
 PAIRS = st.lists(st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=6)
+
+
+def sample_rows(split: str) -> list[dict[str, str]]:
+    """The tasks' own sample of FLORES."""
+    folder = Path(__file__).parents[1] / "tasks" / "samples" / "facebook__flores" / "est_Latn-eng_Latn"
+    return [json.loads(line) for line in (folder / f"{split}.jsonl").read_text("utf-8").splitlines()]
 
 
 def corpus(pairs: list[tuple[str, str]]) -> tuple[float, float]:
@@ -100,3 +109,53 @@ def test_signatures_are_sacrebleus() -> None:
     assert metric
     assert metric.signature
     assert metric.signature() == signature("chrf++")
+
+
+LONG = {
+    "sentence_est_Latn": "Õhtul hakkas sadama vihma ja tänavad jäid tühjaks, sest kõik läksid koju.",
+    "sentence_eng_Latn": "In the evening it began to rain and the streets were empty, because everybody went home.",
+}
+
+
+@pytest.mark.parametrize(
+    ("output", "en_et", "et_en"),
+    [
+        (LONG["sentence_est_Latn"], 0, 1),
+        (LONG["sentence_eng_Latn"], 1, 0),
+        (LONG["sentence_eng_Latn"].upper(), 1, 0),
+        ("Illalla alkoi sataa ja kadut tyhjenivät, koska kaikki menivät kotiin eikä kukaan halunnut kastua.", 1, 1),
+        ("Jah.", 0, 0),  # too short to tell
+        ("", 0, 0),  # a parse failure instead
+    ],
+)
+def test_a_translation_into_another_language_is_off_target(output: str, en_et: int, et_en: int) -> None:
+    for results, expected in ((flores_en_et_results, en_et), (flores_et_en_results, et_en)):
+        values = results(LONG, [output])
+        assert values["off_target"] == expected
+        assert values["parse_failure"] == int(not output)
+    metric = get("off_target")
+    assert metric and not metric.higher_is_better
+
+
+def test_references_are_on_target() -> None:
+    """A false alarm would blame a model for the language of a good translation."""
+    rows = sample_rows("dev") + sample_rows("devtest")
+    assert len(rows) >= 28
+    assert sum(flores_en_et_results(row, [row["sentence_est_Latn"]])["off_target"] for row in rows) == 0
+    assert sum(flores_et_en_results(row, [row["sentence_eng_Latn"]])["off_target"] for row in rows) == 0
+
+
+def test_few_references_of_the_real_data_are_called_off_target(mirror: Path) -> None:
+    path = mirror / "facebook__flores" / "est_Latn-eng_Latn" / "devtest.jsonl"
+    if not path.exists():
+        pytest.skip("no FLORES in the offline copy")
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()][::5]
+    for field, results in (("sentence_est_Latn", flores_en_et_results), ("sentence_eng_Latn", flores_et_en_results)):
+        assert np.mean([results(row, [row[field]])["off_target"] for row in rows]) <= 0.02
+
+
+def test_sums_are_the_corpus_score_on_task_samples() -> None:
+    """Real sentences of both kinds of mistake, with this version of sacreBLEU (its number stands in the signature)."""
+    rows = [row["sentence_est_Latn"] for row in sample_rows("devtest")]
+    pairs = [(row[: 3 * (place % 9) + 8], row) for place, row in enumerate(rows)] + [("", rows[0]), (rows[1], rows[1])]
+    assert summed(pairs) == pytest.approx(corpus(pairs), abs=1e-9)

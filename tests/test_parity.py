@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,22 @@ def compare(run: Run, theirs: dict[str, Any], task: str, *, atol: float = 1e-4) 
 
 def offline_yaml(card: registry.Task, data: Path, folder: Path) -> None:
     """The task file with its data set replaced by local files: the way to run lm-eval on it without a network."""
-    config = yaml.safe_load(card.path.read_text("utf-8"))
+    config = registry.read_yaml(card.path)
     path, name = config.pop("dataset_path"), config.pop("dataset_name")
     files = {split: str(data / path.replace("/", "__") / name / f"{split}.jsonl") for split in card.splits}
     config |= {"dataset_path": "json", "dataset_kwargs": {"data_files": files}}
-    (folder / card.path.name).write_text(yaml.safe_dump(config, allow_unicode=True), "utf-8")
+    (folder / card.path.name).write_text(yaml.dump(config, allow_unicode=True, Dumper=_WithFunctions), "utf-8")
+    if (code := card.path.parent / "functions.py").exists():
+        shutil.copy(code, folder)
+
+
+class _WithFunctions(yaml.SafeDumper):
+    """Writes `!function` as it was read."""
+
+
+_WithFunctions.add_representer(
+    registry.Function, lambda dumper, value: dumper.represent_scalar("!function", str(value))
+)
 
 
 @pytest.mark.parametrize("sampler", ["first_n", "default"])

@@ -11,19 +11,64 @@ the text always parts, and two words written together stay together (that may be
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from functools import cache
+from typing import Any
 
-_PIECE = re.compile(r"[^\W_]+|\S")
+from estbench.errors import MissingPartError
+from estbench.estonian import lemmas
+
+_PIECE = re.compile(r"[^\W_]+(?=n['’]t\b)|n['’]t\b|[^\W_]+|\S")  # English do|n't is two tokens in corpora
 _ASCII_QUOTES = {"„": '"', "“": '"', "”": '"', "«": '"', "»": '"', "‚": "'", "‘": "'", "’": "'"}
+_INVISIBLE = "\u00ad\u200b\u2060\ufeff"
 
 
 def project_tokens(text: str, source_tokens: Sequence[str]) -> list[str]:
-    """The tokens of `text`, cut as `source_tokens` are where both agree. Typographic quotes that the source has
-    not become ASCII."""
+    """The tokens of `text`, cut as `source_tokens` are where both agree, by common rules elsewhere. Typographic quotes
+    that the source has not become ASCII."""
+    return _projected(_as_the_source(text, source_tokens), source_tokens, None)
+
+
+def estnltk_tokens(text: str, source_tokens: Sequence[str]) -> list[str]:
+    """As `project_tokens`, but where text and source differ EstNLTK's layer `words` says where a token begins.
+    MissingPartError without EstNLTK."""
+    text = _as_the_source(text, source_tokens)
+    return _projected(text, source_tokens, _estnltk_starts(text))
+
+
+def _as_the_source(text: str, source_tokens: Sequence[str]) -> str:
+    """The text in the source's Unicode form, without invisible signs, with ASCII quotes if the source has no others."""
+    source = " ".join(source_tokens)
+    if unicodedata.is_normalized("NFC", source):
+        text = unicodedata.normalize("NFC", text)
+    for sign in _INVISIBLE:
+        if sign not in source:
+            text = text.replace(sign, "")
     for quote, plain in _ASCII_QUOTES.items():
-        if not any(quote in token for token in source_tokens):
+        if quote not in source:
             text = text.replace(quote, plain)
+    return text
+
+
+def _estnltk_starts(text: str) -> set[int]:
+    """Where EstNLTK's words begin."""
+    spans = _text_class()(text).tag_layer("words").words
+    return {word.start for word in spans}
+
+
+@cache
+def _text_class() -> Any:
+    if not lemmas.installed():
+        raise MissingPartError(f"{lemmas.MISSING}.")
+    from estnltk import Text
+
+    return Text
+
+
+def _projected(text: str, source_tokens: Sequence[str], starts: set[int] | None) -> list[str]:
+    """`starts`: where tokens begin outside of what is the source's; None: common rules."""
     pieces = [(match[0], match.start(), match.end()) for match in _PIECE.finditer(text)]
     source = [piece[0] for token in source_tokens for piece in _PIECE.finditer(token)]
     parted = _boundaries(source_tokens)
@@ -39,6 +84,8 @@ def project_tokens(text: str, source_tokens: Sequence[str]) -> list[str]:
             part = True
         elif ours is not None and before is not None and ours == before + 1:
             part = ours in parted
+        elif starts is not None:
+            part = start in starts
         else:
             part = _usually_parted(pieces[here - 1][0], piece, text[start:], tokens[-1])
         if part:

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from estbench.metrics import base, choice, gec, qa, translation
+from estbench.metrics import base, choice, classification, entities, gec, ifeval, modelling, qa, summary, translation
 from estbench.metrics.base import Metric
 
 __all__ = ["Metric", "aggregate", "get", "names"]
 
-_MODULES = (choice, qa, translation, gec)
+_MODULES = (choice, classification, qa, translation, gec, summary, entities, modelling, ifeval)
 _METRICS = {metric.name: metric for module in _MODULES for metric in module.METRICS}
 
 

@@ -3,6 +3,7 @@
     counts(source_tokens, output_tokens, annotators(edits))   [[correct, proposed, gold], …], a row an annotator
     select([counts(...), ...])                                (n, 3): the annotator chosen for each sentence
     f_score(np.sum(rows, axis=0))                             F0.5
+    recall_by_type([(source, output, annotators(edits)), …])  {"R:SPELL": TypeRecall(445, …), …}
 
 MaxMatch (Dahlmeier & Ng 2012, "Better Evaluation for Grammatical Error Correction"): of all ways to see the output as
 edits of the source, take the one that agrees with the gold edits in most places; among those the one with the fewest
@@ -14,23 +15,26 @@ results show that the reference has both). An edit is a path between two of its 
 The best edits are found in one pass in topological order without listing the edits: each vertex carries, for 0..u
 unchanged words so far, where the best open edit began. That is O(V u); a looping output of 500 words takes seconds.
 
-Known difference: on the recorded development outputs (u = 15) 7 of 6,768 sentences differ from the reference scorer, by
-one edit each, F0.5 by at most .0016; tests/test_metrics_gec.py lists them.
+Known difference: on the recorded development outputs 6 of 6,768 sentences (u = 15) differ from the reference scorer, by
+one correct edit each, F0.5 by at most .0015; tests/test_metrics_gec.py lists them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.metadata import version
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from estbench.estonian import lemmas
 from estbench.metrics.base import Metric
 
 Floats = NDArray[np.float64]
 Vertex = tuple[int, int]
+State = tuple[Vertex, int]
 Proposed = tuple[int, int, tuple[str, ...]]  # start, end, correction
 MAX_UNCHANGED = 15
 BETA = 0.5
@@ -89,21 +93,22 @@ def counts(
     rows = []
     for edits in gold:
         proposed = lattice.best_edits(edits, unchanged)
-        rows.append([_correct(proposed, edits), len(proposed), len(edits)])
+        rows.append([len(_correct(proposed, edits)), len(proposed), len(edits)])
     return rows
 
 
-def _correct(proposed: Iterable[Proposed], gold: Sequence[Edit]) -> int:
-    """How many proposed edits are gold edits: each gold edit once, in the order in which the annotator wrote them (as
-    the Estonian scorer counts: what is written out of order is passed over)."""
-    correct = after = 0
+def _correct(proposed: Iterable[Proposed], gold: Sequence[Edit]) -> set[int]:
+    """The places of the gold edits that are proposed: each once, in the order in which the annotator wrote them (as the
+    Estonian scorer counts: what is written out of order is passed over)."""
+    found, after = set(), 0
     for start, end, correction in proposed:
         for place in range(after, len(gold)):
             edit = gold[place]
             if (edit.start, edit.end) == (start, end) and correction in edit.corrections:
-                correct, after = correct + 1, place + 1
+                found.add(place)
+                after = place + 1
                 break
-    return correct
+    return found
 
 
 class _Lattice:
@@ -118,44 +123,64 @@ class _Lattice:
         self.steps = dict(sorted(steps.items()))  # vertex -> {the vertex before: whether the step changes anything}
 
     def best_edits(self, gold: Sequence[Edit], unchanged: int) -> list[Proposed]:
-        """The edits (start, end, correction) in which most gold edits occur, as few as possible."""
-        ends_here = self._gold_paths(gold, unchanged)
-        begin = (0, 0)
-        nowhere = (-MATCH * MATCH, begin)
-        best: dict[Vertex, int] = {begin: 0}  # MATCH for each gold edit, minus the edits
-        came: dict[Vertex, tuple[Vertex, bool]] = {}  # where the last step began, and whether it is an edit
-        open_edits = {begin: [(0, begin)] + [nowhere] * unchanged}  # [k]: k unchanged words; score at its beginning
-        for vertex, before in self.steps.items():
-            if vertex == begin:
-                continue
-            runs = [open_edits[p] if changed else [nowhere, *open_edits[p][:-1]] for p, changed in before.items()]
-            opened = runs[0] if len(runs) == 1 else [max(options) for options in zip(*runs, strict=True)]
-            score, start = max(opened)
-            score, edited = score - 1, True
-            for step, changed in before.items():
-                if not changed and best[step] >= score:
-                    score, start, edited = best[step], step, False
-            for step in ends_here.get(vertex, ()):
-                if best[step] + MATCH - 1 > score:
-                    score, start, edited = best[step] + MATCH - 1, step, True
-            best[vertex], came[vertex] = score, (start, edited)
-            open_edits[vertex] = [max(opened[0], (score, vertex)), *opened[1:]]
-        return self._walk(came)
+        """The edits (start, end, correction) in which most gold edits occur, as few as possible.
 
-    def _walk(self, came: dict[Vertex, tuple[Vertex, bool]]) -> list[Proposed]:
-        vertex = (len(self.source), len(self.output))
+        A gold edit counts once. Only an insertion could occur twice, at one place of the source: so a state is a vertex
+        and the set (bits) of gold insertions that were already used at its place.
+        """
+        ends_here = self._gold_paths(gold, unchanged)
+        begin = ((0, 0), 0)
+        nowhere = (-MATCH * MATCH, begin)
+        best: dict[State, int] = {begin: 0}  # MATCH for each gold edit, minus the edits
+        came: dict[State, tuple[State, bool]] = {}  # where the last step began, and whether it is an edit
+        open_edits = {begin: [(0, begin)] + [nowhere] * unchanged}  # [k]: k unchanged words; score at its beginning
+        at: dict[Vertex, list[State]] = {begin[0]: [begin]}
+        for vertex, before in self.steps.items():
+            if vertex == begin[0]:
+                continue
+            steps: dict[int, list[tuple[State, bool]]] = {}
+            for previous, changed in before.items():
+                for state in at[previous]:
+                    steps.setdefault(state[1] if previous[0] == vertex[0] else 0, []).append((state, changed))
+            matches: dict[int, list[State]] = {}
+            for previous, bit in ends_here.get(vertex, ()):
+                for state in at[previous]:
+                    if not (bit and bit & state[1]):
+                        matches.setdefault(bit | state[1] if bit else 0, []).append(state)
+            at[vertex] = [(vertex, used) for used in steps.keys() | matches.keys()]
+            for here in at[vertex]:
+                own = steps.get(here[1], [])
+                runs = [open_edits[s] if changed else [nowhere, *open_edits[s][:-1]] for s, changed in own]
+                runs = runs or [[nowhere] * (unchanged + 1)]
+                opened = runs[0] if len(runs) == 1 else [max(options) for options in zip(*runs, strict=True)]
+                score, start = max(opened)
+                score, edited = score - 1, True
+                for state, changed in own:
+                    if not changed and best[state] >= score:
+                        score, start, edited = best[state], state, False
+                for state in matches.get(here[1], ()):
+                    if best[state] + MATCH - 1 > score:
+                        score, start, edited = best[state] + MATCH - 1, state, True
+                best[here], came[here] = score, (start, edited)
+                open_edits[here] = [max(opened[0], (score, here)), *opened[1:]]
+        end = max(at[len(self.source), len(self.output)], key=lambda state: best[state])
+        return self._walk(came, end)
+
+    def _walk(self, came: dict[State, tuple[State, bool]], state: State) -> list[Proposed]:
         edits = []
-        while vertex != (0, 0):
-            start, edited = came[vertex]
+        while state[0] != (0, 0):
+            start, edited = came[state]
             if edited:
-                edits.append((start[0], vertex[0], tuple(self.output[start[1] : vertex[1]])))
-            vertex = start
+                edits.append((start[0][0], state[0][0], tuple(self.output[start[0][1] : state[0][1]])))
+            state = start
         return edits[::-1]
 
-    def _gold_paths(self, gold: Sequence[Edit], unchanged: int) -> dict[Vertex, list[Vertex]]:
-        """For each vertex the vertices from which a gold edit leads to it inside the lattice."""
-        found: dict[Vertex, list[Vertex]] = {}
-        for edit in gold:
+    def _gold_paths(self, gold: Sequence[Edit], unchanged: int) -> dict[Vertex, list[tuple[Vertex, int]]]:
+        """For each vertex the vertices from which a gold edit leads to it inside the lattice, with the bit of the edit
+        among the gold insertions (0: no insertion)."""
+        found: dict[Vertex, list[tuple[Vertex, int]]] = {}
+        for place, edit in enumerate(gold):
+            bit = (edit.start == edit.end) << place
             for correction in edit.corrections:
                 size = len(correction)
                 for j in range(len(self.output) - size + 1):
@@ -163,7 +188,7 @@ class _Lattice:
                     if a in self.steps and b in self.steps and tuple(self.output[j : j + size]) == correction:
                         fewest = self._unchanged_between(a, b)
                         if fewest is not None and fewest <= unchanged:
-                            found.setdefault(b, []).append(a)
+                            found.setdefault(b, []).append((a, bit))
         return found
 
     def _unchanged_between(self, a: Vertex, b: Vertex) -> int | None:
@@ -215,22 +240,80 @@ def _distances(source: list[str], output: list[str], substitution: int) -> list[
     return rows
 
 
-def select(values: Sequence[Sequence[float]]) -> Floats:
-    """The chosen annotator's [correct, proposed, gold] of each sentence, (n, 3), from flat lists of all annotators'.
+def chosen(values: Sequence[Sequence[float]]) -> list[int]:
+    """Which annotator counts for each sentence, from flat lists of all annotators' [correct, proposed, gold].
 
     In order of the sentences the annotator is taken with whom the F0.5 of all sentences so far is highest; ties: more
     correct edits, then the lower proposed + 0.25 gold, then the first. So the order of the sentences has a say.
     """
-    chosen = np.zeros((len(values), 3))
+    places = []
     total = np.zeros(3)
-    for place, flat in enumerate(values):
-        rows = np.asarray(flat, float).reshape(-1, 3)
-        reached = rows + total
+    for flat in values:
+        reached = np.asarray(flat, float).reshape(-1, 3) + total
         scores = f_score(reached)
         keys = [(score, c, -(p + BETA**2 * g)) for score, (c, p, g) in zip(scores, reached, strict=True)]
-        chosen[place] = rows[keys.index(max(keys))]
-        total += chosen[place]
-    return chosen
+        places.append(keys.index(max(keys)))
+        total = reached[places[-1]]
+    return places
+
+
+def select(values: Sequence[Sequence[float]]) -> Floats:
+    """The chosen annotator's [correct, proposed, gold] of each sentence, (n, 3).
+
+    A bootstrap draws these rows: the choice is made once, on the sentences as they are, and stays as it is in every
+    replicate (the signature says so). Chosen anew, a replicate would gain from its own luck.
+    """
+    rows = [flat[3 * place : 3 * place + 3] for flat, place in zip(values, chosen(values), strict=True)]
+    return np.asarray(rows, float).reshape(-1, 3)
+
+
+class TypeRecall(NamedTuple):
+    """How many gold edits of a type there are with the chosen annotators, and how many of them the output has."""
+
+    gold: int
+    correct: int
+
+
+def recall_by_type(
+    sentences: Sequence[tuple[Sequence[str], Sequence[str], Sequence[Sequence[Edit]]]], unchanged: int = MAX_UNCHANGED
+) -> dict[str, TypeRecall]:
+    """Each type's recall over (source tokens, output tokens, annotators' edits), by type name.
+
+    The annotators are those that `select` chooses, and correct edits those that `counts` counts, so that the types sum
+    up to the corpus' correct and gold edits.
+    """
+    choice = chosen([np.ravel(counts(source, output, gold, unchanged)).tolist() for source, output, gold in sentences])
+    table: dict[str, list[int]] = {}
+    for (source, output, gold), place in zip(sentences, choice, strict=True):
+        edits = gold[place]
+        same = list(source) == list(output)
+        found = set() if same else _correct(_Lattice(source, output).best_edits(edits, unchanged), edits)
+        for number, edit in enumerate(edits):
+            row = table.setdefault(edit.kind, [0, 0])
+            row[0] += 1
+            row[1] += number in found
+    return {kind: TypeRecall(*table[kind]) for kind in sorted(table)}
+
+
+def changes(source: Sequence[str], output: Sequence[str]) -> list[Proposed]:
+    """What turns the source into the output: (start, end, correction) without unchanged words, as few as can be."""
+    return [] if list(source) == list(output) else _Lattice(source, output).best_edits([], 0)
+
+
+def edits_of_correction(source: Sequence[str], correction: Sequence[str], annotator: int) -> list[dict[str, Any]]:
+    """Gold edits {annotator, start, end, type, corrections} from a corrected sentence; noop where nothing differs.
+
+    Types are R, M (the source misses it) and U (it is unnecessary); differing words say no more.
+    """
+    rows = []
+    for start, end, words in changes(source, correction):
+        kind = "M" if start == end else "R" if words else "U"
+        rows.append(_row(annotator, start, end, kind, [" ".join(words)]))
+    return rows or [_row(annotator, -1, -1, "noop", [""])]
+
+
+def _row(*values: Any) -> dict[str, Any]:
+    return dict(zip(FIELDS, values, strict=True))
 
 
 def precision(statistics: ArrayLike) -> Floats:
@@ -258,12 +341,49 @@ def f_score(statistics: ArrayLike) -> Floats:
     return score
 
 
-def signature() -> str:
-    """What fixes the metric beside the data."""
-    return f"maxmatch|beta:{BETA}|unchanged:{MAX_UNCHANGED}|pseudo:R:WO|tok:projected|version:1"
+def edits_per_100(statistics: ArrayLike) -> Floats:
+    """Summed [changes, source tokens] (..., 2) to changes per 100 source tokens; 0 without tokens."""
+    summed = np.asarray(statistics, float)
+    rate: Floats = np.divide(
+        100 * summed[..., 0], summed[..., 1], out=np.zeros_like(summed[..., 0]), where=summed[..., 1] > 0
+    )
+    return rate
 
 
-METRICS = tuple(
-    Metric(name, kind="corpus", signature=signature, prepare=select, combine=combine)
-    for name, combine in (("f0.5", f_score), ("gec_precision", precision), ("gec_recall", recall))
+def signature(tokens: str = "projected") -> str:
+    """What fixes the metric beside the data. `tokens`: how an output is cut into words."""
+    return (
+        f"maxmatch|beta:{BETA}|unchanged:{MAX_UNCHANGED}|pseudo:R:WO|annotator:cumulative,fixed-in-bootstrap|"
+        f"tok:{tokens}|version:2"
+    )
+
+
+def words_signature() -> str:
+    """The signature with EstNLTK's words, and with its version: a tokeniser is part of a score."""
+    return signature(f"estnltk-words-{version('estnltk')}" if lemmas.installed() else "estnltk-words")
+
+
+METRICS = (
+    *(
+        Metric(name, kind="corpus", signature=signature, prepare=select, combine=combine)
+        for name, combine in (("f0.5", f_score), ("gec_precision", precision), ("gec_recall", recall))
+    ),
+    Metric(
+        "f0.5_words",
+        kind="corpus",
+        signature=words_signature,
+        prepare=select,
+        combine=f_score,
+        missing=lemmas.MISSING,
+    ),
+    Metric(
+        "gec_edits_per_100",
+        unit="points",
+        kind="corpus",
+        higher_is_better=False,
+        signature=lambda: "contiguous-changes|tok:projected|version:1",
+        combine=edits_per_100,
+    ),
+    Metric("gec_exact"),
+    Metric("gec_similarity", kind="mean"),
 )

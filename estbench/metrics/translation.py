@@ -89,4 +89,5 @@ def bleu(statistics: ArrayLike) -> Floats:
 METRICS = (
     Metric("chrf++", "points", "corpus", signature=partial(signature, "chrf++"), combine=chrf),
     Metric("bleu", "points", "corpus", signature=partial(signature, "bleu"), combine=bleu),
+    Metric("off_target", higher_is_better=False),  # the output is in another language
 )

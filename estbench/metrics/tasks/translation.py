@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from estbench.estonian.language import identify
 from estbench.estonian.normalise import sentence_text
 from estbench.metrics import translation
 from estbench.metrics.tasks.common import Doc, Results, aggregation
@@ -26,12 +27,13 @@ TRANSLATION_LABELS = (
     "estonian",
     "english",
 )
-chrf_aggregation, bleu_aggregation = (aggregation(metric) for metric in translation.METRICS)
+chrf_aggregation, bleu_aggregation = (aggregation(metric) for metric in translation.METRICS[:2])
 
 
-def _translation(source: str, reference: str, results: Sequence[str]) -> Results:
+def _translation(source: str, reference: str, results: Sequence[str], language: str | None = None) -> Results:
     output = sentence_text(results[0], source, TRANSLATION_LABELS)
-    return {
+    shown = {} if language is None else {"off_target": int(identify(output) not in (language, "unknown"))}
+    return shown | {
         "chrf++": translation.chrf_statistics(output, reference),
         "bleu": translation.bleu_statistics(output, reference),
         "parse_failure": int(not output),
@@ -44,10 +46,14 @@ def translation_results(doc: Doc, results: Sequence[str]) -> Results:
 
 
 def flores_en_et_results(doc: Doc, results: Sequence[str]) -> Results:
-    """As translation_results, for a FLORES row, English to Estonian."""
-    return _translation(doc["sentence_eng_Latn"], doc["sentence_est_Latn"], results)
+    """{chrf++, bleu, off_target, parse_failure} of a FLORES row, English to Estonian.
+
+    off_target: the output is recognised as another language. One too short to tell is not counted; an empty one is a
+    parse failure instead, so that the mean of `parse_failure` is the rate of empty outputs.
+    """
+    return _translation(doc["sentence_eng_Latn"], doc["sentence_est_Latn"], results, "et")
 
 
 def flores_et_en_results(doc: Doc, results: Sequence[str]) -> Results:
-    """As translation_results, for a FLORES row, Estonian to English."""
-    return _translation(doc["sentence_est_Latn"], doc["sentence_eng_Latn"], results)
+    """As flores_en_et_results, Estonian to English."""
+    return _translation(doc["sentence_est_Latn"], doc["sentence_eng_Latn"], results, "en")
