@@ -191,6 +191,7 @@ def _alone(environment: Environment) -> Iterator[None]:
         with open(environment.folder.parent / f".{environment.name}.lock", "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.set_inheritable(file.fileno(), True)  # an installer that outlives a killed estbench holds it, too
             except BlockingIOError:
                 raise StoreError(
                     f"Another process installs or removes the environment {environment.name}: wait until it is done."
@@ -279,6 +280,7 @@ def _run(command: list[str], environment: Environment) -> bool:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                close_fds=False,
                 env=_install_variables(),
                 timeout=INSTALL_SECONDS,
                 check=False,

@@ -237,7 +237,7 @@ class LmTask:
         }
         config["card"] = {key: self.card.metadata.get(key) for key in ("primary", "chance", "cluster")}
         config["gold"] = self.dataset.gold_hash
-        versions = {name: importlib.metadata.version(name) for name in ("lm_eval", "sacrebleu")}
+        versions = {name: _version(name) for name in ("lm_eval", "sacrebleu", "estnltk")}
         return identity.digest([config, identity.source_hash(self.functions), versions])
 
 
@@ -296,6 +296,13 @@ def read_decoding(given: dict[str, Any], task: str) -> Decoding:
     temperature = float(given.get("temperature") or 0.0) if given.get("do_sample") else 0.0
     stops = (until,) if isinstance(until, str) else tuple(until)
     return Decoding(int(most), tuple(stop for stop in stops if stop), temperature, float(given.get("top_p") or 1.0))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # an extra that is not here: its metrics are missing until it is
 
 
 def plain(value: Any) -> Any:

@@ -61,6 +61,7 @@ def score(task: str, outputs: Path, *, gold: Path | None = None, data_dir: Path 
         primary=card.primary or next((name for sample in samples for name in sample.values), ""),
         chance=card.chance,
         n_planned=len(hashes),
+        listed=lm.metrics,
         higher_is_better=lm.task.higher_is_better(),
         aggregations=lm.task.aggregation(),
     )
@@ -78,11 +79,12 @@ def _task(card: Task, gold: Path | None, data_dir: Path | None, say: Say) -> LmT
 
     if gold is None or card.metadata.get("gold"):
         return LmTask(card, data_dir=data_dir, shots=0, gold=gold)
-    if card.primary != RANKED_BY_EDITS or card.config.get("custom_dataset"):
+    if card.primary != RANKED_BY_EDITS:
         raise ConfigError(f"{card.name} has golds of its own: gold= is for withheld golds and for M2 files of edits.")
     rows = _m2_rows(gold, say)
     metadata = {key: value for key, value in card.metadata.items() if key != "repository"}
-    config = {**card.config, "dataset_path": "own/gold", "dataset_name": None, "metadata": metadata}
+    config = {key: value for key, value in card.config.items() if key != "custom_dataset"}
+    config |= {"dataset_path": "own/gold", "dataset_name": None, "metadata": metadata}
     with tempfile.TemporaryDirectory(prefix="estbench-gold-") as folder:
         for split in card.splits:  # shots are not shown, and their split is not used
             file = Path(folder) / "own__gold" / "default" / f"{split}.jsonl"
@@ -94,7 +96,7 @@ def _task(card: Task, gold: Path | None, data_dir: Path | None, say: Say) -> LmT
 def _m2_rows(gold: Path, say: Say) -> list[dict[str, Any]]:
     """The documents of an M2 file; each sentence is a text of its own, since the file does not say which belong
     together."""
-    from estbench.metrics.m2 import read_m2
+    from estbench.metrics.m2 import first_correction, read_m2, running_text
 
     rows, warnings = read_m2(_text(gold), gold.name)
     for warning in warnings[:NAMED]:
@@ -102,8 +104,12 @@ def _m2_rows(gold: Path, say: Say) -> list[dict[str, Any]]:
     if len(warnings) > NAMED:
         say(f"{gold.name}: {len(warnings) - NAMED:,} more such lines.")
     return [
-        {"source": " ".join(row["source_tokens"]), "source_tokens": row["source_tokens"], "edits": row["edits"]}
-        | {"text": place}
+        row
+        | {
+            "source": running_text(row["source_tokens"]),
+            "target": running_text(first_correction(row["source_tokens"], row["edits"])),
+            "text": place,
+        }
         for place, row in enumerate(rows)
     ]
 

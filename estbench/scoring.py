@@ -19,7 +19,8 @@ from estbench.metrics import Metric
 from estbench.runs import Sample, Score
 
 PARSE_FAILURE = "parse_failure"
-KEPT = ("margin",)  # kept with each sample, no score
+GUESSING = "guessing"  # what guessing gives on a document, where documents have different numbers of options
+KEPT = ("margin", GUESSING)  # kept with each sample, no score
 Aggregate = Callable[[list[Any]], float]
 
 
@@ -37,8 +38,10 @@ def score_task(
 ) -> list[Score]:
     """All scores of a task, the primary one first, those of groups last. `samples` are its documents, those without a
     response included. A metric that is `listed` in the task file and that no document has is reported as missing, with
-    the `reason` that is given, or the metric's own."""
+    the `reason` that is given, or the metric's own. Where documents say what guessing gives, `chance` is its mean."""
     answered = [sample for sample in samples if sample.error is None]
+    if guesses := [sample.values[GUESSING] for sample in answered if GUESSING in sample.values]:
+        chance = float(np.mean(guesses))
     found = dict.fromkeys(name for sample in answered for name in sample.values)
     names = sorted((name for name in found if name not in (PARSE_FAILURE, *KEPT)), key=lambda name: "/" in name)
     names = [name for name in (primary,) if name in names] + [name for name in names if name != primary]

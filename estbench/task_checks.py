@@ -128,7 +128,7 @@ def _documents(task: LmTask) -> Iterator[tuple[int, str]]:
     for doc_id, row in enumerate(task.docs):
         try:
             rendered = task.render(doc_id)
-            asked = str(task.task.doc_to_text(row)).strip()
+            asked = _question(task, row)
         except EstbenchError as error:
             yield doc_id, str(error).removeprefix(f"{task.card.name}, document {doc_id}").lstrip(": ")
             continue
@@ -141,7 +141,13 @@ def _documents(task: LmTask) -> Iterator[tuple[int, str]]:
 def _shots(task: LmTask) -> set[str]:
     """The questions of all documents that may be shown."""
     pool = task.task.sampler.df if task.shots and hasattr(task.task, "sampler") else []
-    return {str(task.task.doc_to_text(dict(row))).strip() for row in pool}
+    return {_question(task, dict(row)) for row in pool}
+
+
+def _question(task: LmTask, row: dict[str, Any]) -> str:
+    """What a document asks; where its options are contexts (several inputs, one ending), those."""
+    asked = task.task.doc_to_choice(row) if task.task.multiple_input else task.task.doc_to_text(row)
+    return str(asked).strip()
 
 
 def _gold(task: LmTask, row: dict[str, Any], rendered: Rendered) -> Iterator[str]:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from worlds import TEXT, World
 
-from estbench import cli, comet_runs, registry, runner
+from estbench import cli, comet_runs, config, registry, runner
 from estbench.config import EvalSettings
 from estbench.engines.mock import MockEngine, MockTokens, mock_checkpoint
 from estbench.errors import ConfigError, DataError, EngineError, MissingPartError, ModelError, StoreError
@@ -307,6 +307,15 @@ def test_flores_rows_give_the_column_of_the_language() -> None:
     assert comet_runs._source(cards.task("flores_et_en_chat"), row) == "Sajab."
     with pytest.raises(DataError, match="neither"):
         comet_runs._source(cards.task("flores_en_et"), {"text": "Sajab."})
+
+
+def test_the_guides_command_lines_are_understood() -> None:
+    guide = (TINY.parents[1] / "docs" / "comet.md").read_text("utf-8")
+    lines = [line.partition("#")[0].split()[1:] for line in guide.splitlines() if line.startswith("estbench ")]
+    assert len(lines) == 3
+    for name, *words in lines:
+        settings = [word for word in words if "=" in word]
+        assert config.read(settings, cli.COMMANDS[name].settings)
 
 
 def ask_tiny(python: Path, environment: dict[str, str], *words: str, given: str = "") -> str:

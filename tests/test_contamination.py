@@ -12,55 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import TEXT, World
+from made_up_words import Words, write
 
-from estbench import cli, registry, runner
-from estbench.config import EvalSettings
 from estbench.contamination import corpus, near, report, scan, text
 from estbench.contamination.items import Material, Shown
-from estbench.engines.mock import MockEngine, MockTokens, mock_checkpoint
 from estbench.errors import ConfigError, DataError
-from estbench.plan import Scope, render
 from estbench.registry import Task
 
 MANY = pytest.mark.parametrize("n", [150, pytest.param(1000, marks=pytest.mark.slow)])
 TRUNCATED = gzip.compress(random.Random(1).randbytes(9999).hex().encode())[:-2000]
-SYLLABLES = [
-    "ka",
-    "sõi",
-    "mär",
-    "tule",
-    "või",
-    "kõr",
-    "šo",
-    "öö",
-    "žü",
-    "lai",
-    "mets",
-    "as",
-    "tik",
-    "veh",
-    "jõul",
-    "tä",
-    "ra",
-    "pu",
-    "nei",
-    "du",
-]
-
-
-class Words:
-    """Texts of made-up words; two of them share no three words in a row."""
-
-    def __init__(self, seed: int) -> None:
-        self.dice = random.Random(seed)
-        self.vocabulary = ["".join(self.dice.choices(SYLLABLES, k=self.dice.randint(2, 4))) for _ in range(4000)]
-
-    def some(self, least: int, most: int | None = None) -> list[str]:
-        return self.dice.choices(self.vocabulary, k=self.dice.randint(least, most or least))
-
-    def text(self, least: int, most: int | None = None) -> str:
-        return " ".join(self.some(least, most))
 
 
 @pytest.fixture
@@ -77,14 +37,6 @@ def material(*documents: tuple[Sequence[str], Sequence[str]], publish: bool = Tr
     ]
     made.add(card, shown)
     return made
-
-
-def write(path: Path, documents: Sequence[str]) -> Path:
-    path.write_text(
-        "".join(json.dumps({"id": f"d{i}", "text": d}, ensure_ascii=False) + "\n" for i, d in enumerate(documents)),
-        "utf-8",
-    )
-    return path
 
 
 def look(
@@ -456,117 +408,3 @@ def test_a_parquet_file_without_the_column_names_those_it_has(tmp_path: Path) ->
     pyarrow.parquet.write_table(pyarrow.table({"content": ["a"], "url": ["b"]}), tmp_path / "c.parquet")
     with pytest.raises(ConfigError, match="content, url"):
         look(tmp_path / "c.parquet", material((["üks kaks kolm neli viis"], [])))
-
-
-@pytest.fixture
-def world(tmp_path: Path, home: Path, words: Words, monkeypatch: pytest.MonkeyPatch) -> World:
-    """The task `words` with long texts; the first six of its documents are in `corpus.jsonl`."""
-    made = World(tmp_path / "world")
-    monkeypatch.setattr(registry, "project_file", lambda name: made.folder / name)
-    monkeypatch.setenv("ESTBENCH_DATA", str(made.data))
-    rows = [
-        {
-            "question": words.text(15),
-            "first": "x",
-            "second": words.text(10),
-            "label": 0,
-            "url": f"https://näide.ee/{words.text(9)}",
-        }
-        for _ in range(20)
-    ]
-    made.fill("words", rows)
-    train = [dict(row) for row in rows[:4]]
-    made.fill("words", rows, train)
-    write(
-        tmp_path / "corpus.jsonl",
-        [row["question"] for row in rows[:4]] + [row["second"] for row in rows[3:6]] + [rows[9]["url"]],
-    )
-    return made
-
-
-def evaluated(world: World) -> str:
-    """The id of a run that has the documents in the corpus right, and the others wrong."""
-    card = registry.Registry().task("words")
-    answers = {
-        row["question"]: row["second"]
-        for row in map(json.loads, world.file("words").read_text("utf-8").splitlines()[:6])
-    }
-    engine = MockEngine(
-        lambda prompt: next((a for q, a in answers.items() if prompt.rstrip().endswith(f"{q}\nVastus:")), "?")
-    )
-    tokens: Any = MockTokens()
-    plan = render(card, tokens, engine.max_length, Scope(data=world.data))
-    return runner.evaluate(
-        runner.Job(EvalSettings(model="mock", tasks="words"), mock_checkpoint(), tokens, engine, [plan], [], {})
-    ).id
-
-
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = cli.main(["contamination", *arguments])
-        return code, *capsys.readouterr()
-
-    return call
-
-
-def test_a_task_is_looked_for_by_what_its_prompt_shows_and_its_golds(world: World, run: Cli, tmp_path: Path) -> None:
-    code, out, err = run(f"corpus={tmp_path}/corpus.jsonl", "tasks=words")
-    row = json.loads(out)["tasks"][0]
-    assert code == 0 and not err
-    assert {hit["doc_id"] for hit in row["hits"]} == {0, 1, 2, 3, 4, 5}  # not 9: nobody sees its link
-    assert row["kinds"] == {"exact": 0, "words": 4, "characters": 4, "gold": 3}
-    assert row["checked"] == 20 and row["share"] == 0.3
-
-
-def test_a_run_is_scored_on_clean_and_dirty_documents(world: World, run: Cli, tmp_path: Path) -> None:
-    name = evaluated(world)
-    code, out, _ = run(f"corpus={tmp_path}/corpus.jsonl", f"run={name}")
-    scores = {part: rows[0] for part, rows in json.loads(out)["tasks"][0]["scores"].items()}
-    assert code == 0
-    assert {part: (row["value"], row["n"]) for part, row in scores.items()} == {
-        "all": (0.3, 20),
-        "clean": (0.0, 14),
-        "dirty": (1.0, 6),
-    }
-    assert scores["clean"]["ci_high"] < scores["dirty"]["ci_low"]
-    code, out, _ = run(f"corpus={tmp_path}/corpus.jsonl", f"run={name}", "output=table", "near=true")
-    assert code == 0 and "dirty" in out and "near" in out and "corpus.jsonl:1" in out
-
-
-def test_a_run_of_other_tasks_or_other_rows_is_refused(world: World, run: Cli, tmp_path: Path) -> None:
-    name = evaluated(world)
-    code, out, err = run(f"corpus={tmp_path}/corpus.jsonl", f"run={name}", "tasks=letters")
-    assert code == 2 and not out and "words" in err and err.count("\n") == 1
-    rows = [json.loads(line) for line in world.file("words").read_text("utf-8").splitlines()]
-    world.fill("words", [rows[0] | {"question": "Midagi muud?"}, *rows[1:]])
-    code, _, err = run(f"corpus={tmp_path}/corpus.jsonl", f"run={name}")
-    assert code == 2 and "other rows" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["corpus=none.jsonl", "tasks=words"], "none.jsonl"),
-        (["corpus={}/corpus.jsonl"], "tasks="),
-        (["corpus={}/corpus.jsonl", "tasks=wrds"], "words"),
-        (["corpus={}/corpus.jsonl", "tasks=words", "field=body"], "id, text"),
-        (["corpus={}/corpus.jsonl", "tasks=words", "run=zzz"], "no run"),
-    ],
-)
-def test_a_slip_is_answered_in_one_line(
-    arguments: list[str], message: str, world: World, run: Cli, tmp_path: Path
-) -> None:
-    code, out, err = run(*(argument.format(tmp_path) for argument in arguments))
-    assert code == 2 and not out and message in err and err.count("\n") == 1
-
-
-def test_what_was_passed_over_is_said(world: World, run: Cli, tmp_path: Path) -> None:
-    with open(tmp_path / "corpus.jsonl", "a", encoding="utf-8") as file:
-        file.write("half a li\n")
-    code, out, err = run(f"corpus={tmp_path}/corpus.jsonl", "tasks=words")
-    assert code == 0 and "1 lines are no JSON" in err and json.loads(out)["unread"]["damaged"] == 1
-    assert TEXT["metadata"]["publish_items"] and "text" in json.loads(out)["tasks"][0]["hits"][0]

@@ -12,7 +12,12 @@ from estbench import cli, config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
-VERBS = {"runs": ("list", "import", "export", "rebuild"), "data": ("list", "pull", "verify")}
+VERBS = {
+    "runs": ("list", "import", "export", "rebuild"),
+    "data": ("list", "pull", "verify"),
+    "tasks": ("list", "check"),
+    "env": ("list", "install", "remove"),
+}
 
 
 def command_lines() -> list[str]:

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,16 @@ def test_one_process_installs_at_a_time(comet: environments.Environment, fake_uv
     assert environments.install("comet", lambda line: None).state == "ready"
 
 
+def test_an_installer_that_outlives_a_kill_keeps_others_out(
+    comet: environments.Environment, fake_uv: Path, tmp_path: Path
+) -> None:
+    with environments._alone(comet):
+        assert environments._run(["/bin/sh", "-c", "sleep 30 & echo $! >" + str(tmp_path / "pid")], comet)
+    with pytest.raises(StoreError, match="Another process"):
+        environments.install("comet", lambda line: None)
+    os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
 def test_remove_deletes_the_folder(comet: environments.Environment, fake_uv: Path) -> None:
     environments.install("comet", lambda line: None)
     assert environments.remove("comet") and not comet.folder.exists() and not environments.remove("comet")
@@ -195,6 +206,13 @@ def test_the_pins_of_comet_are_what_it_needs(comet: environments.Environment) ->
     assert major["numpy"] < 2 and major["transformers"] < 5 and major["huggingface-hub"] < 1
     assert major["setuptools"] < 81  # else unbabel-comet leaves out a correction and scores change
     assert pins["unbabel-comet"] == "2.2.7" and "+" not in pins["torch"]
+
+
+def test_pins_travel_in_the_wheel() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    taken = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for environment in environments.ENVIRONMENTS.values():
+        assert taken[environment.requirements] == f"estbench/_files/{environment.requirements}"
 
 
 TALK = """

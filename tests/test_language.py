@@ -142,10 +142,30 @@ def test_sentences_of_flores_are_identified(mirror: Path, code: str, field: str,
     """99.8 % and 100 % of all 1,004; a part of them here."""
     texts = rows(mirror / "facebook__flores/est_Latn-eng_Latn/devtest.jsonl", field)[::6]
     found = [identify(text.upper() if capitals else text) for text in texts]
-    assert found.count(code) / len(found) >= 0.99
+    assert len(found) - found.count(code) <= 2  # the two of all
 
 
 def test_short_sentences_are_rather_unknown_than_wrong(mirror: Path) -> None:
     texts = rows(mirror / "cambridgeltl__xcopa/et/test.jsonl", "premise")[::2]
     found = [identify(text) for text in texts]
     assert len(texts) - found.count("et") - found.count("unknown") <= 0.02 * len(texts)
+
+
+@pytest.mark.slow
+def test_it_agrees_with_lingua(mirror: Path) -> None:
+    """lingua's 96 MB of models as an oracle: where both give an answer, it is the same."""
+    lingua = pytest.importorskip("lingua")
+    names = {
+        code: getattr(lingua.IsoCode639_1, {"no": "nb"}.get(code, code).upper()) for code in CODES - {"kn", "ml", "ne"}
+    }
+    oracle = lingua.LanguageDetectorBuilder.from_iso_codes_639_1(*names.values()).build()
+    codes = {name: code for code, name in names.items()}
+    texts = [text for code, text in SENTENCES.items() if code in names]
+    for field in ("sentence_est_Latn", "sentence_eng_Latn"):
+        texts += rows(mirror / "facebook__flores/est_Latn-eng_Latn/devtest.jsonl", field)[::10]
+    differ = [
+        text
+        for text in texts
+        if (found := identify(text)) != "unknown" and codes[oracle.detect_language_of(text).iso_code_639_1] != found
+    ]
+    assert len(differ) <= 0.01 * len(texts), differ

@@ -17,7 +17,7 @@ def test_every_metric_is_complete(name: str) -> None:
     metric = metrics.get(name)
     assert metric
     assert metric.name == name
-    assert metric.unit in {"proportion", "points"}
+    assert metric.unit in {"proportion", "points", "bits"}
     assert (metric.kind == "corpus") == (metric.combine is not None)
     if metric.signature:
         assert "|" in metric.signature()

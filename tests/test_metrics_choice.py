@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estbench.errors import TaskError
@@ -190,6 +190,7 @@ def test_every_letter_in_every_phrase(phrase: str, many: int) -> None:
     assert many == 15 or chosen(phrase.format(LETTERS[many]), options) in (None, *([0] if "Ehk A" in phrase else []))
 
 
+@settings(max_examples=40)
 @given(st.integers(2, 15), st.data())
 def test_a_rendered_answer_is_found_whatever_follows(many: int, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, many - 1))
@@ -238,10 +239,10 @@ def test_inflected_options_are_not_guessed() -> None:
 
 
 def test_a_long_answer_is_read_at_once() -> None:
-    text = "A on vale. B ei sobi. Ta arutleb edasi ja edasi. " * 2000
-    begin = time.perf_counter()
+    text = "A on vale. B ei sobi. Ta arutleb edasi ja edasi. " * 500
+    begin = time.process_time()
     assert chosen(text + "Vastus: C", OPTIONS) == 2
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 @given(st.text(max_size=60))
@@ -272,6 +273,7 @@ def test_the_margin_is_positive_exactly_when_gold_wins() -> None:
     assert margin([-3.0, -1.0, -2.0], 0) == -2.0
 
 
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.floats(-500, -0.01), st.text("aõš b", min_size=1, max_size=9)), min_size=2, max_size=6),
     st.data(),

@@ -303,9 +303,6 @@ def test_recall_by_type_is_what_the_estonian_scorer_prints(file: str, types: set
     assert {kind: row.gold for kind, row in table.items()} == {kind: row["total"] for kind, row in printed.items()}
     differ = {kind for kind, row in table.items() if abs(row.correct / row.gold - printed[kind]["correct"]) > 0.00501}
     assert differ == types
-    values = [[number for row in gec.counts(*sentence) for number in row] for sentence in sentences]
-    correct, _, gold = gec.select(values).sum(axis=0)
-    assert (sum(row.correct for row in table.values()), sum(row.gold for row in table.values())) == (correct, gold)
 
 
 @recorded
@@ -335,7 +332,7 @@ def test_tokenising_running_text_brings_back_the_score() -> None:
 def test_recall_by_type_takes_the_chosen_annotator() -> None:
     gold = gec.annotators([edit(0, 1, "x", "R:SPELL"), edit(1, 1, "y", "M:LEX", 1), edit(1, 2, "z", "R:CASE", 1)])
     table = gec.recall_by_type([(["a", "b"], ["a", "y", "z"], gold), (["a", "b"], ["a", "b"], gold)])
-    assert table == {"M:LEX": (1, 1), "R:CASE": (1, 1), "R:SPELL": (1, 0)}
+    assert table == {"M:LEX": (1, 1), "R:CASE": (1, 1), "R:SPELL": (1, 0)}  # as select: (2, 2, 2) and (0, 0, 1)
 
 
 def test_changes_hold_no_unchanged_word() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from estbench import metrics
 from estbench.errors import MissingPartError, TaskError
 from estbench.estonian import lemmas
 from estbench.metrics.qa import (
@@ -176,6 +177,8 @@ def test_without_the_analyser_lemma_f1_is_missing_and_not_zero(
     values = estonian_qa_results({"answers": {"text": ["Tartu"], "answer_start": [0]}}, ["Vastus: Tartus."])
     expected = {"em": 0, "f1": 0.0, "contains": 0, "parse_failure": 0}
     assert values == (expected | {"lemma_f1": 1.0} if installed else expected)
+    metric = metrics.get("lemma_f1")
+    assert metric is not None and "estbench[estonian]" in metric.missing
 
 
 def test_a_chatty_answer_contains_the_gold_one() -> None:

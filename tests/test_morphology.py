@@ -96,6 +96,14 @@ def test_composed_and_decomposed_letters_are_the_same() -> None:
         ("ainsuse sisseütlev on uude 3D-printerisse.", "uude 3D-printerisse"),
         ("ainsuse omastav on 1. klassi.", "1. klassi"),
         ("Mitmuse osastav: „uusi maju“", "uusi maju"),
+        ("Sõna „maja“ käänatuna:\n\nMitmuse osastav: **maju**", "maju"),
+        ("Sõna: maja\nAinsuse seesütlev: majas", "majas"),
+        ("Sõna: haamer\nSelgitus: tööriist", "haamer"),
+        ("Siin on vorm:\n\nmajas", "majas"),
+        ("majas\nAinsuse omastav on maja, seesütlevas lisandub -s.", "majas"),
+        ("majas, sest tüvi on maja", "majas"),
+        ("majja, mitte majas", "majja"),
+        ("või", "või"),  # butter
         ("Mitmuse olev: olevatena", "olevatena"),  # a case's name as a word
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,7 @@ def constants(task: LmTask, rendered: list[Rendered]) -> list[str]:
     """Answers that know nothing of the document: letters, labels, each gold answer, a phrase, nothing."""
     golds = {str(gold) for one in rendered for gold in (one.target if isinstance(one.target, list) else [one.target])}
     letters = [f"Vastus: {letter}" for letter in "ABCDEO"] + ["1", "2"]
-    return ["", "Ma ei tea.", "Tere! Kuidas ma saan aidata?", "{}", *letters, *sorted(golds)]
+    return ["", "Ma ei tea.", "Tere! Kuidas ma saan aidata?", "{}", *letters, *sorted(golds)[:30]]
 
 
 @pytest.mark.parametrize("name", GENERATED)
@@ -117,7 +116,7 @@ def test_no_constant_answer_scores_above_chance(name: str, loaded: Loaded) -> No
 def test_no_copy_of_the_source_scores_above_chance(name: str, loaded: Loaded) -> None:
     task, rendered = loaded(name)
     allowed = (task.card.chance or 0.0) + MARGIN[task.card.unit] + SLACK
-    gold = {field for field, part in task.docs[0].items() if str(part) == str(rendered[0].target)}
+    gold = {field for field, part in task.docs[0].items() if str(rendered[0].target) in (*texts(part), str(part))}
     shown = [field for field in task.docs[0] if field not in gold]
     prompts = {"the prompt": lambda doc: str(task.task.doc_to_text(task.docs[doc]))}
     in_prompt = {
@@ -199,23 +198,26 @@ def test_no_sample_is_a_copy_of_real_data(mirror: Path) -> None:
             continue
         known = {text for line in real.read_text("utf-8").splitlines() for text in texts(json.loads(line))}
         ours = {text for line in own.read_text("utf-8").splitlines() for text in texts(json.loads(line))}
-        assert not {text for text in ours & known if len(text) > 40 and not re.fullmatch(r"https?://\S+", text)}
+        assert not {text for text in ours & known if len(text) > 40 and " " in text}
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_every_task_runs_from_end_to_end_offline(name: str, home: Path, tiny_model: Path) -> None:
-    from estbench import runner
+def test_every_task_runs_from_end_to_end_offline(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from estbench import checkpoint, runner
     from estbench.config import EvalSettings
+    from estbench.engines.mock import MockEngine, MockTokens, mock_checkpoint
 
+    model = mock_checkpoint()
+    monkeypatch.setattr(type(model), "has_chat_template", True)
+    monkeypatch.setattr(checkpoint, "find", lambda *_, **__: model)
+    monkeypatch.setattr(runner, "Tokens", lambda path: MockTokens("a template"))
+    monkeypatch.setattr(runner, "HFEngine", lambda *_, **__: MockEngine(lambda prompt: "Vastus: A"))
     gold = GOLD / f"{name.removesuffix('_chat')}.jsonl"
-    settings = EvalSettings(
-        model=str(tiny_model), tasks=name, data="samples", limit=2, truncate=True,
-        gold=str(gold) if gold.exists() else None,
-    )  # fmt: skip
+    settings = EvalSettings(model="mock", tasks=name, data="samples", gold=str(gold) if gold.exists() else None)
     run = runner.evaluate(runner.prepare(settings))
-    scores = run.scores()
-    assert scores[0].primary and scores[0].n == 2 and scores[0].value is not None
-    assert run.manifest["tasks"][name]["sample"] is True
+    first = run.scores()[0]
+    assert first.primary and first.n == first.n_planned >= 20 and first.value is not None and first.errors == 0
+    assert run.manifest["tasks"][name]["sample"] is True and run.manifest["partial"] is True
 
 
 def test_data_sets_of_all_tasks_are_in_the_lock_file() -> None:

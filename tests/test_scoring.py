@@ -40,6 +40,32 @@ def test_without_any_response_the_score_is_missing_with_a_reason() -> None:
     assert score.value is None and score.ci_low is None and score.n == 0 and score.errors == 2 and score.reason
 
 
+def test_what_guessing_gives_on_the_documents_is_the_chance_level() -> None:
+    found = scored([sample(0, acc=1, guessing=0.5, margin=2.5), sample(1, acc=0, guessing=0.1, margin=-1.0)])
+    assert set(found) == {"acc"} and found["acc"].chance == pytest.approx(0.3)
+
+
+def test_a_listed_metric_that_no_document_has_is_missing_with_its_reason() -> None:
+    found = scored([sample(0, acc=1), sample(1, acc=0)], listed=["acc", "lemma_f1"])
+    assert found["lemma_f1"].value is None and "estonian" in str(found["lemma_f1"].reason)
+    assert not found["lemma_f1"].primary and found["acc"].value == 0.5
+
+
+def test_groups_are_scored_like_their_metric_and_come_last() -> None:
+    rows = [sample(i, **{"acc": i % 2, f"acc/{'cause' if i < 4 else 'effect'}": i % 2}) for i in range(8)]
+    scores = score_task("t", rows, primary="acc", chance=0.5, n_planned=8)
+    assert [score.metric for score in scores] == ["acc", "acc/cause", "acc/effect"]
+    assert [score.n for score in scores] == [8, 4, 4] and scores[1].unit == "proportion" and scores[1].chance is None
+
+
+def test_a_metric_of_lm_eval_with_the_name_of_ours_is_not_taken_for_ours() -> None:
+    from lm_eval.api.metrics import bleu
+
+    pairs = [sample(i, bleu=("Tere, ilus ilm on täna", "Tere, ilus ilm on täna")) for i in range(3)]
+    found = scored(pairs, primary="bleu", chance=None, aggregations={"bleu": bleu})
+    assert found["bleu"].value == pytest.approx(100.0) and found["bleu"].signature is None
+
+
 def test_the_primary_metric_comes_first_and_alone_has_the_chance_level() -> None:
     scores = scored([sample(i, em=i % 2, f1=0.5 + i / 20) for i in range(6)], primary="f1", chance=0.1)
     assert list(scores) == ["f1", "em"]

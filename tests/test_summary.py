@@ -73,6 +73,12 @@ def test_the_longest_common_subsequence_is_the_longest(one: list[str], other: li
     assert rouge_l(one, other) == pytest.approx(2 * longest / (len(one) + len(other)) if longest else 0)
 
 
+def test_the_signature_says_what_fixes_the_score() -> None:
+    metric = get("rouge2")
+    assert metric and metric.signature
+    assert metric.signature() == "rouge2|nrefs:1|f1|case:lower|words:unicode|stem:no"
+
+
 # --- errnews --------------------------------------------------------------------------------------------------------
 
 DOC = {"transcript": "Täna avati Tartus uus sild. See maksis kuus miljonit.", "summary": "Tartu sai uue silla. "}

@@ -120,21 +120,23 @@ def test_an_unknown_label_is_an_error_and_mixed_paragraphs_are_left_out() -> Non
 
 
 def test_winogrande_compares_what_follows_the_gap_after_each_option() -> None:
+    config = REGISTRY.task("winogrande_en").config
     doc = {
         "sentence": "The cat ate the fish because the _ was hungry.",
         "option1": "fish",
         "option2": "cat",
         "answer": "2",
     }
-    assert tasks.winogrande_en_gold(doc) == 1
+    assert render(config["doc_to_text"], doc) == "1"
     before = "The cat ate the fish because the "
-    assert tasks.winogrande_en_contexts(doc) == [f"{before}fish", f"{before}cat"]
-    assert tasks.winogrande_en_ending(doc) == "was hungry."
+    assert ast.literal_eval(render(config["doc_to_choice"], doc)) == [f"{before}fish", f"{before}cat"]
+    assert config["target_delimiter"] + render(config["doc_to_target"], doc) == " was hungry."
 
 
 def test_every_winogrande_sentence_has_one_gap_and_an_ending() -> None:
     for row in [*sample("winogrande_en"), *shots("winogrande_en")]:
-        assert row["sentence"].count("_") == 1 and tasks.winogrande_en_ending(row)
+        before, gap, after = row["sentence"].partition("_")
+        assert gap and "_" not in after and before.endswith(" ") and len(after) > 2
 
 
 def test_only_checked_mmlu_questions_are_asked() -> None:

@@ -1,7 +1,7 @@
 """What of a task is looked for: the texts that a document's prompt shows, and its gold answers.
 
 Texts are the strings of the data row that stand in the rendered prompt or options (a list of tokens is one text), so
-that ids, links and dates don't count; where none does (a template that rewrites its fields), the prompt itself.
+that ids, links and dates don't count; where a template rewrites its fields, the whole prompt.
 Boilerplate is left out: a short string that several rows share, or one that a fifth of all rows have.
 """
 
@@ -95,23 +95,28 @@ def collect(cards: Sequence[Task], data_dir: Path | None) -> Material:
     tests = Material()
     for card in cards:
         lm = LmTask(card, data_dir=data_dir, shots=0)
-        tests.add(card, _documents(lm, lm.doc_hashes), lm)
+        tests.add(card, _documents(lm), lm)
     return tests
 
 
-def _documents(lm: LmTask, hashes: Sequence[str]) -> list[Shown]:
+def _documents(lm: LmTask) -> list[Shown]:
     """All documents of a task; normalised together, since that costs least."""
     rendered = [lm.render(doc_id) for doc_id in range(len(lm.docs))]
     prompts = plain([_prompt(doc) for doc in rendered])
     strings = [list(_strings(row)) for row in lm.docs]
-    golds = [_golds(doc) for doc in rendered]
+    answers = lm.card.metadata.get("skill") != "instructions"  # they have no gold answer, and say what is checked
+    golds = [_golds(doc) if answers else [] for doc in rendered]
     flat = iter(plain([text for row in (*strings, *golds) for text in row]))
     normal_strings = [[next(flat) for _ in row] for row in strings]
     normal_golds = [[next(flat) for _ in row] for row in golds]
-    return [
-        Shown(hashes[i], [text for text in normal_strings[i] if f" {text} " in f" {prompt} "] or [prompt], golds)
-        for i, (prompt, golds) in enumerate(zip(prompts, normal_golds, strict=True))
-    ]
+    return [Shown(*row) for row in zip(lm.doc_hashes, map(_shown, normal_strings, prompts), normal_golds, strict=True)]
+
+
+def _shown(strings: Sequence[str], prompt: str) -> list[str]:
+    """The strings that a prompt shows; the prompt itself where it shows the long ones in another form."""
+    shown = [text for text in strings if f" {text} " in f" {prompt} "]
+    rewritten = not any(_worth(text, 1, 1) for text in shown) and any(_worth(text, 1, 1) for text in strings)
+    return [prompt] if rewritten else shown
 
 
 def _prompt(doc: Rendered) -> str:

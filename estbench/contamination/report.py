@@ -262,6 +262,7 @@ def _scored(task: TaskItems, samples: list[Sample]) -> list[Score]:
         primary=card.primary,
         chance=card.chance,
         n_planned=len(samples),
+        listed=task.lm.metrics,
         higher_is_better=task.lm.task.higher_is_better(),
         aggregations=task.lm.task.aggregation(),
     )

@@ -24,6 +24,7 @@ Places = NDArray[np.intp]
 SEPARATOR, MARK, DROPPED, RARE = range(4)  # no letter has such a small code
 END = "\uffff"  # a noncharacter: what parts documents in a block
 BLOCK = 1 << 17  # UTF-16 units that are worked on together; longer documents are cut
+TOGETHER = 1000  # texts that `plain` works on together
 LONGEST = 1 << 21  # units that a block can have, at most
 _BASE = 0x9E3779B97F4A7C15
 
@@ -114,12 +115,13 @@ def _folded(text: str) -> str:
 
 def plain(texts: Sequence[str]) -> list[str]:
     """The normalised form of each text, as text."""
-    if not texts:
-        return []
-    codes = normalise([text.replace(END, " ") for text in texts]).codes.copy()
-    codes[codes == SEPARATOR] = ord(" ")
-    found = codes.tobytes().decode("utf-16-le", "surrogatepass").split(chr(MARK))[:-1]
-    return [text.strip() for text in found]
+    found: list[str] = []
+    for start in range(0, len(texts), TOGETHER):
+        codes = normalise([text.replace(END, " ") for text in texts[start : start + TOGETHER]]).codes
+        codes[codes == SEPARATOR] = ord(" ")
+        parts = codes.tobytes().decode("utf-16-le", "surrogatepass").split(chr(MARK))[:-1]
+        found += [part.strip() for part in parts]
+    return found
 
 
 @lru_cache(maxsize=1)

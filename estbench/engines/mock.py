@@ -40,6 +40,9 @@ class MockTokens:
             for (context, _), ids in zip(pairs, self.encode([b for _, b in pairs]), strict=True)
         ]
 
+    def windows(self, text: str, most: int) -> list[tuple[Ids, Ids]]:
+        return [(np.zeros(1, np.int32), self.encode([text])[0])]
+
     def check_bos(self, ids: Ids) -> None:
         """Nothing to check: there is no BOS."""
 

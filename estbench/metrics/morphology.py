@@ -65,9 +65,14 @@ _CASE_NAMES = "|".join(CASES.values())
 _STATED = re.compile(
     rf"\b(?:{_CASE_NAMES})\w*(?:[^.:\n]*?\s(?:on|oleks)\b:?|\s*[:=→])\s*(?=\S)|(?:→|->|=>)\s*(?=\S)", re.IGNORECASE
 )
-_LABELLED = re.compile(r"^[\s*_#>-]*(?:õige |lõplik )?(?:vastus|vorm|sõna)(?: on)?[*_\s]*:[*_\s]*(\S.*)$", re.I | re.M)
-_WORD_IS = re.compile(r"\A(?:otsitav |õige |see )?(?:sõna|vorm|vastus)(?: võiks)?(?: on| oleks| olla):?\s+(?=\S)", re.I)
-_END = re.compile(r"\s+\(|\s+on\s+(?:\w+\s+)?(?:ainsuse|mitmuse)|\s+[–—-]\s|[.!?]\s+(?=[A-ZÕÄÖÜŠŽ])|[.!?,;:]+\Z")
+_LABELLED = re.compile(r"^[\s*_#>-]*(?:õige |lõplik )?(?:vastus|vorm)(?: on)?[*_\s]*:[*_\s]*(\S.*)$", re.I | re.M)
+_HEADING = re.compile(r".*:[\s*_]*|[\s*_#>-]*sõna[*_\s]*:.*", re.I)
+_WORD_IS = re.compile(
+    r"\A(?:(?:otsitav |õige |see )?(?:sõna|vorm|vastus)(?: võiks)?(?: on| oleks| olla):?\s+|sõna\s*:\s*)(?=\S)", re.I
+)
+_END = re.compile(
+    r",\s+(?:sest|kuna|mitte|aga|kuid|ent|nagu|et|mis|kus)\b|\s+\(|\s+on\s+(?:\w+\s+)?(?:ainsuse|mitmuse)|\s+[–—-]\s|[.!?]\s+(?=[A-ZÕÄÖÜŠŽ])|[.!?,;:]+\Z"
+)
 _ALTERNATIVES = re.compile(r"\s*(?:/|,|;|\bvõi\b|\behk\b)\s*")
 
 
@@ -79,13 +84,12 @@ def form_key(form: str) -> str:
 
 def inflected_form(response: str) -> list[str]:
     """The form that a response gives, or its alternatives ("majja või majasse"); empty: there is none."""
-    text = without_thinking(response)
-    labelled = _LABELLED.search(text)
-    line = answer_text(labelled[1] if labelled else text)
+    line = _answer_line(without_thinking(response))
     stated = _STATED.search(line)
     line = line[stated.end() :] if stated else _WORD_IS.sub("", line)
-    parts = (_bare(part) for part in _ALTERNATIVES.split(_first_phrase(line)))
-    return [part for part in parts if part]
+    phrase = _first_phrase(line)
+    parts = [bare for bare in map(_bare, _ALTERNATIVES.split(phrase)) if bare]
+    return parts or [bare for bare in [_bare(phrase)] if bare]  # "või" is butter, too
 
 
 def is_form(response: str, golds: Iterable[str]) -> bool:
@@ -93,6 +97,17 @@ def is_form(response: str, golds: Iterable[str]) -> bool:
     right = {form_key(gold) for gold in golds}
     given = {form_key(form) for form in inflected_form(response)}
     return bool(given) and (given <= right or form_key(_bare(answer_text(response))) in right)
+
+
+def _answer_line(text: str) -> str:
+    """The line behind "Vastus:" or "Vorm:"; else the first one, past a heading that a stated case follows."""
+    if labelled := _LABELLED.search(text):
+        return answer_text(labelled[1])
+    lines = [line for line in text.splitlines() if line.strip(" *_`#")]
+    if len(lines) > 1 and _HEADING.fullmatch(lines[0]):
+        below = next((line for line in lines[1:] if _STATED.search(line)), None)
+        return answer_text(below or ("\n".join(lines[1:]) if lines[0].rstrip(" *_").endswith(":") else text))
+    return answer_text(text)
 
 
 def _first_phrase(line: str) -> str:
@@ -161,7 +176,7 @@ def _sound(forms: Paradigm) -> bool:
 
 
 def parallel_forms(forms: Paradigm, case: str, number: str) -> list[str]:
-    """All right forms of a cell. The table has one form a cell, in 200 cells two without a space between them
+    """All right forms of a cell. The table has one form a cell, in about 180 cells two without a space between them
     ("tuppatoasse"): those are parted, and what regularly stands beside a form is added."""
     given = forms[f"{case};{number}"]
     genitive = forms.get(f"GEN;{number}", [""])[0]

@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from estbench.errors import TaskError
+from estbench.estonian import lemmas
 from estbench.estonian.normalise import normalise
 from estbench.metrics.base import Metric
 
 METRICS = (
     Metric("em"),
     Metric("f1", kind="mean"),
-    Metric("lemma_f1", kind="mean"),
+    Metric("lemma_f1", kind="mean", missing=lemmas.MISSING),
     Metric("contains"),
     Metric("squad_em"),
     Metric("squad_f1", kind="mean"),

@@ -19,7 +19,7 @@ _SEPARATOR = "******"
 
 def number_placeholders(response: str, arguments: Arguments) -> bool:
     """At least so many placeholders in square brackets occur."""
-    return len(re.findall(r"\[[^\]\n]*+\]", response)) >= arguments.number("num_placeholders")
+    return len(re.findall(r"\[[^\[\]\n]*\]", response)) >= arguments.number("num_placeholders")
 
 
 def postscript(response: str, arguments: Arguments) -> bool:
@@ -38,7 +38,7 @@ def postscript(response: str, arguments: Arguments) -> bool:
 
 def number_bullet_lists(response: str, arguments: Arguments) -> bool:
     """Exactly so many lines begin with * or - (two asterisks are bold text)."""
-    return len(re.findall(r"^\s*(?:\*[^*]|-)", response, re.MULTILINE)) == arguments.number("num_bullets")
+    return len(re.findall(r"^[^\S\n]*(?:\*[^*]|-)", response, re.MULTILINE)) == arguments.number("num_bullets")
 
 
 def constrained_response(response: str, arguments: Arguments) -> bool:

@@ -8,12 +8,12 @@ counts as wrong. They work in estbench and in lm-eval alike: values and aggregat
 from estbench.metrics.tasks.answers import *  # noqa: F403
 from estbench.metrics.tasks.choices import *  # noqa: F403
 from estbench.metrics.tasks.correction import *  # noqa: F403
-from estbench.metrics.tasks.rows import *  # noqa: F403
-from estbench.metrics.tasks.english import *  # noqa: F403
 from estbench.metrics.tasks.entities import *  # noqa: F403
 from estbench.metrics.tasks.instructions import *  # noqa: F403
 from estbench.metrics.tasks.labels import *  # noqa: F403
+from estbench.metrics.tasks.mmlu import *  # noqa: F403
 from estbench.metrics.tasks.modelling import *  # noqa: F403
 from estbench.metrics.tasks.morphology import *  # noqa: F403
+from estbench.metrics.tasks.rows import *  # noqa: F403
 from estbench.metrics.tasks.summary import *  # noqa: F403
 from estbench.metrics.tasks.translation import *  # noqa: F403

@@ -61,8 +61,6 @@ class Question:
             raise TaskError(
                 f"A row's gold answer is option {self.gold + 1} of {len(self.options)}: correct or drop the row."
             )
-        if not all(option.strip() for option in self.options):
-            raise TaskError(f"A row has an empty option ({self.text[:40]!r} …): correct or drop the row.")
 
 
 # --- rows of the Hub --------------------------------------------------------------------------------------------------
@@ -115,8 +113,10 @@ def _texts(question_of: Callable[[Doc], Question], *, part_by: str = "acc") -> C
         question = question_of(doc)
         if question.gold is None:
             return {}
+        if not all(question.options):
+            raise TaskError(f"A row has an empty option ({question.text[:40]!r} …): correct or drop the row.")
         values: Results = dict(choice.scores([value for value, _ in results], question.options, question.gold))
-        return values | ({f"{part_by}_{question.part}": values[part_by]} if question.part else {})
+        return values | ({f"{part_by}/{question.part}": values[part_by]} if question.part else {})
 
     return text_results
 
@@ -145,7 +145,7 @@ def _letters(
         values["acc"] = int(answer == question.gold)
         if spread:
             values["rstd"] = choice.letter_counts(answer, question.gold, len(question.options))
-        return values | ({f"acc_{question.part}": values["acc"]} if question.part else {})
+        return values | ({f"acc/{question.part}": values["acc"]} if question.part else {})
 
     return letter_results
 

@@ -50,6 +50,7 @@ _EXPLAINED = re.compile(
 )
 _BULLET = re.compile(r"\A(?:[-*•>]|\d+[.)])\s+(?=\S)")
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+_ARROW = re.compile(r"\s*(?:→|⇒|->|=>)\s*")
 _STRUCK = re.compile(r"~~[^~\n]+~~\s*")
 _BOLD = re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*(?![\w*])")
@@ -64,19 +65,21 @@ gec_edits_aggregation = _METRICS["gec_edits_per_100"]
 def corrected_text(response: str, source: str) -> str:
     """The corrected sentence that a response holds, on one line; empty: there is none.
 
-    Goes: reasoning, what stands before and after a code fence, an introduction or label, explanations, bold and struck
-    text, quotes around the whole, and the mere verdict that the sentence is right. What the source itself has stays. Of several paragraphs the first one counts (or that
-    under the label); the sentences in it are all kept.
+    What goes: reasoning, what stands before and after a code fence, an introduction or label, explanations, bold and
+    struck text, quotes around the whole, and a mere verdict ("Lause on õige."). What the source itself has stays. Of
+    several paragraphs the first one counts (or that under the label); the sentences in it are all kept.
     """
     text = without_thinking(response)
-    if "```" not in source and (fenced := _FENCE.search(text)):
-        text = fenced[1]
-    lines = _answer_lines([line.strip() for line in text.strip().splitlines()], source)
-    text = " ".join(line for line in lines if line)
+    if "```" not in source:
+        fenced = _FENCE.search(text)
+        text = fenced[1] if fenced else re.sub(r"```\w*", "", text)
     if "~~" not in source:
         text = _STRUCK.sub("", text)
     if not set("*_") & set(source):
         text = _ITALIC.sub(r"\1", _BOLD.sub(r"\2", text))
+    text = " ".join(_answer_lines([line.strip() for line in text.strip().splitlines()], source))
+    if not _ARROW.search(source):
+        text = _ARROW.split(text)[-1]  # "wrong → right"
     text = without_markup(text) if source[:1] not in ("`", "*", "_") else text
     if source[:1] not in QUOTE_PAIRS:
         text = without_quotes(text)
@@ -93,7 +96,7 @@ def _answer_lines(lines: list[str], source: str) -> list[str]:
         lines = lines[1:]
     kept: list[str] = []
     for line in lines:
-        if not line or (_EXPLAINED.match(line) and not _EXPLAINED.match(source)):
+        if not line.strip("-_*") or (_EXPLAINED.match(line) and not _EXPLAINED.match(source)):
             break
         kept.append(line)
     if kept and not _BULLET.match(source):
@@ -102,16 +105,17 @@ def _answer_lines(lines: list[str], source: str) -> list[str]:
 
 
 def _leads_in(lines: list[str], source: str) -> bool:
-    """Whether the first line is no part of the sentence: empty, "Palun:", or "Lause on õige." instead of the sentence."""
+    """Whether the first line is no part of the sentence: empty, "Palun:", or the verdict "Lause on õige."."""
     first = lines[0]
-    announces = first.endswith(":") and ":" not in source and len(lines) > 1
+    announces = len(lines) > 1 and (first.startswith("#") or (first.endswith(":") and ":" not in source))
     return not first.strip("*_#> ") or announces or bool(_VERDICT.match(first) and not _VERDICT.match(source))
 
 
 def _under_label(lines: list[str]) -> list[str]:
     """What follows "Parandatud lause:", wherever that stands, or a weaker label at the very beginning."""
     for place, line in enumerate(lines):
-        if (bare := without_label(line, LABELS)) != line:
+        bare = "" if line.strip("*_# ").casefold() in LABELS else without_label(line, LABELS)
+        if bare != line:
             return [bare, *lines[place + 1 :]]
     return [without_label(lines[0], WEAK_LABELS), *lines[1:]] if lines else []
 
