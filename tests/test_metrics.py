@@ -52,15 +52,15 @@ def test_aggregate_is_the_mean_or_the_corpus_score() -> None:
 def test_both_orders_have_swapped_twins() -> None:
     datasets = pytest.importorskip("datasets")
     rows = [
-        {"choice1": "a", "choice2": "b", "label": 0, "idx": 3},
-        {"choice1": "c", "choice2": "d", "label": 1, "idx": 4},
+        {"premise": "x", "question": "cause", "choice1": "a", "choice2": "b", "label": 0, "idx": 3},
+        {"premise": "y", "question": "effect", "choice1": "c", "choice2": "d", "label": 1, "idx": 4},
     ]
     both = tasks.xcopa_both_orders(datasets.Dataset.from_list(rows))
     assert both.to_list() == [
         rows[0],
-        {"choice1": "b", "choice2": "a", "label": 1, "idx": 3},
+        rows[0] | {"choice1": "b", "choice2": "a", "label": 1},
         rows[1],
-        {"choice1": "d", "choice2": "c", "label": 0, "idx": 4},
+        rows[1] | {"choice1": "d", "choice2": "c", "label": 0},
     ]
     always_a = [tasks.xcopa_letter_results(row, ["A"])["acc"] for row in both]
     assert np.mean(always_a) == 0.5
