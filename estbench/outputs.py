@@ -175,7 +175,7 @@ def _records(path: Path, lines: Sequence[str], hashes: Sequence[str]) -> dict[in
 
 
 def _samples(lm: LmTask, answers: dict[int, str], hashes: Sequence[str]) -> list[Sample]:
-    from estbench.plan import _cluster, prompt_hash
+    from estbench.plan import cluster_of, prompt_hash
 
     rendered = {doc_id: lm.render(doc_id) for doc_id in sorted(answers)}
     asked = [(doc_id, doc, [_response(doc, answers[doc_id])]) for doc_id, doc in rendered.items()]
@@ -185,7 +185,7 @@ def _samples(lm: LmTask, answers: dict[int, str], hashes: Sequence[str]) -> list
             doc_id=doc_id,
             doc_hash=hashes[doc_id],
             prompt_hash=prompt_hash(rendered[doc_id].prompt),
-            cluster=_cluster(lm.card, lm.docs[doc_id]),
+            cluster=cluster_of(lm.card, lm.docs[doc_id]),
             target=rendered[doc_id].target,
             answer=answer,
             values={name: value for name, value in values.items() if name != PARSE_FAILURE},

@@ -160,7 +160,7 @@ def render(card: registry.Task, tokens: Tokens, max_length: int, scope: Scope) -
             ]
             truncated += any(a is not b for a, b in zip(fitted, requests, strict=True))
             tokens.check_bos(fitted[0].prompt)
-            cluster = _cluster(card, lm.docs[doc_id])
+            cluster = cluster_of(card, lm.docs[doc_id])
             row = hashes[doc_id].partition("-")[0]
             withheld = card.access == "withheld"
             docs.append(Doc(doc_id, hashes[doc_id], row, rendered[doc_id], cluster, fitted, withheld=withheld))
@@ -214,7 +214,8 @@ def _fit(request: Request, most: int, truncate: bool, card: registry.Task, doc_i
     return Request(cut, request.continuation, request.decoding)
 
 
-def _cluster(card: registry.Task, row: dict[str, Any]) -> str | None:
+def cluster_of(card: registry.Task, row: dict[str, Any]) -> str | None:
+    """What documents that belong together share (a hash), by the card's `cluster` template; None: each is its own."""
     template = card.metadata.get("cluster")
     if not template:
         return None

@@ -3,6 +3,7 @@
 #   dev.txt     what `make test` runs on: the newest versions that fit together
 #   demo.txt    the part of it that `make demo` needs
 #   lowest.txt  the low end of every range; a slow test runs estbench on it
+#   comet.txt   the side environment of COMET, its torch included
 # torch.txt is written by hand. torch and its CUDA libraries stay out of the others: a site may bring its own.
 set -eu
 uv=${VENV:-.venv}/bin/uv
@@ -20,3 +21,11 @@ compile() {
 compile dev.txt --extra hf --extra dev --constraint requirements/torch.txt
 compile demo.txt --extra hf --constraint requirements/torch.txt --constraint requirements/dev.txt
 compile lowest.txt --extra hf --constraint requirements/torch.txt --resolution lowest-direct
+
+# The header of comet.txt says why these; "+cpu" builds of torch satisfy the plain version.
+head=$(grep '^#' requirements/comet.txt)
+printf 'unbabel-comet==2.2.7\nsetuptools<81\ntorch==2.13.0\n' | "$uv" pip compile --quiet --no-annotate --no-header \
+    --python-version 3.11 --upgrade --output-file requirements/comet.txt.new -
+{ echo "$head"; sed 's/+cpu$//' requirements/comet.txt.new; } >requirements/comet.txt
+rm requirements/comet.txt.new
+echo "requirements/comet.txt: $(grep -c == requirements/comet.txt) packages"

@@ -19,7 +19,7 @@ from estbench.home import project_file
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-EXTRAS = {"hf", "vllm", "api", "comet", "train", "leaderboard", "estonian", "ray", "dev"}
+EXTRAS = {"hf", "vllm", "api", "train", "leaderboard", "estonian", "ray", "dev"}
 
 
 def ranges(*extras: str) -> dict[str, Requirement]:
