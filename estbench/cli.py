@@ -53,11 +53,12 @@ class TasksSettings:
 class RunsSettings:
     """What `estbench runs` can be told."""
 
-    run: str | None = option("export: the run's id (its first letters are enough) or folder", None)
+    run: str | None = option("show, export: the run's id (its first letters are enough) or folder", None)
     to: str | None = option("export: a new folder, or a file that ends in .tar.gz", None)
     private: bool = option("export: with the items of tasks that may not be published", False)
     model: str | None = option("list: only this model", None)
-    task: str | None = option("list: only runs with this task", None)
+    task: str | None = option("list: only runs with it; show: its groups and error types", None)
+    data: str | None = option("show: folder with offline copies of the data sets (or ESTBENCH_DATA)", None)
     most: int = option("list: at most this many, newest first", 20, least=1)
     database: str | None = option("database; default is SQLite in ESTBENCH_HOME", None)
     output: str | None = option("table or json", None, choices=("table", "json"))
@@ -158,12 +159,12 @@ def show(words: list[str]) -> int:
 
 
 def runs(words: list[str]) -> int:
-    """List, import and export run folders."""
-    from estbench import commands
+    """List, show, import and export run folders."""
+    from estbench import run_commands
 
-    verb, paths, rest = _verb(words, ("list", "import", "export", "rebuild"))
+    verb, paths, rest = _verb(words, ("list", "show", "import", "export", "rebuild"))
     settings = config.read(rest, RunsSettings)
-    return commands.RUNS[verb](settings, [Path(path) for path in paths])
+    return run_commands.RUNS[verb](settings, [Path(path) for path in paths])
 
 
 def data(words: list[str]) -> int:
@@ -254,10 +255,11 @@ COMMANDS: dict[str, Command] = {
     "runs": Command(
         runs,
         RunsSettings,
-        "runs [list | import FOLDER ... | export run=ID to=FOLDER | rebuild]",
+        "runs [list | show run=ID | import FOLDER ... | export run=ID to=FOLDER | rebuild]",
         (
             "estbench runs",
             "estbench runs list model=demo output=json",
+            "estbench runs show run=demo-3f task=unimorph_et",
             "estbench runs import job-*/runs/*",
             "estbench runs export run=demo-3f to=demo.tar.gz",
             "estbench runs rebuild",

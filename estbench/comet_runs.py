@@ -21,6 +21,7 @@ from estbench import stats
 from estbench.errors import ConfigError, DataError, StoreError
 from estbench.metrics.comet import Comet, Model, Segment
 from estbench.registry import Registry, Task
+from estbench.run_data import rows_of
 from estbench.runs import Run, Sample, Score, write_json
 
 FILE = "comet.json"
@@ -160,34 +161,13 @@ def _read(run: Run, name: str, data: Path | None) -> Translated:
     from estbench.metrics.tasks.translation import TRANSLATION_LABELS
 
     card = Registry().task(name)
-    samples = [sample for sample in run.samples(name) if sample.error is None]
-    rows = _rows(card, data or _data_of(run))
-    segments = []
-    for sample in samples:
-        row = rows.get(sample.doc_hash.partition("-")[0])
-        if row is None:
-            raise DataError(
-                f"{name}: the row of document {sample.doc_id} of run {run.id} is not in the data that is here: name "
-                "the copy that the run was made with (data=DIR)."
-            )
+    samples, segments = [], []
+    for sample, row in rows_of(run, name, data):
         source = _source(card, row)
         output = sentence_text(str(sample.answer), source, TRANSLATION_LABELS)  # what chrF++ has scored
+        samples.append(sample)
         segments.append((source, output, str(sample.target)))
     return Translated(name, samples, segments, int(run.manifest["tasks"][name]["n_planned"]))
-
-
-def _data_of(run: Run) -> Path | None:
-    """The run's own data=, if it is here."""
-    given = run.manifest.get("settings", {}).get("data")
-    return Path(given).expanduser() if given else None
-
-
-def _rows(card: Task, data: Path | None) -> dict[str, dict[str, Any]]:
-    """The task's documents by the hash that samples know them by."""
-    from estbench.data import row_hash
-    from estbench.lm_tasks import LmTask
-
-    return {row_hash(row)[:32]: row for row in LmTask(card, data_dir=data).docs}
 
 
 def _source(card: Task, row: dict[str, Any]) -> str:

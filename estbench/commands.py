@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from estbench import report
 from estbench.errors import ConfigError, StoreError
-from estbench.home import check_home, home
 
 if TYPE_CHECKING:
     from estbench.cli import (
@@ -19,13 +17,12 @@ if TYPE_CHECKING:
         ContaminationSettings,
         DataSettings,
         EnvSettings,
-        RunsSettings,
         ScoreSettings,
         ShowSettings,
         TasksSettings,
     )
     from estbench.config import EvalSettings
-    from estbench.runs import Run
+    from estbench.runs import Run, find_run
 
 
 def wants_table(output: str | None) -> bool:
@@ -42,7 +39,7 @@ def evaluate(settings: EvalSettings) -> int:
     open_database(settings.database).close()  # one that can't be used is found before the work
     with report.ProgressBar() as bar:
         run = runner.evaluate(job, say=report.say, progress=bar)
-    _index(run, settings.database)
+    index(run, settings.database)
     if not wants_table(settings.output):
         print(report.as_json(report.run_json(run)))
         return 0
@@ -69,7 +66,7 @@ def _next(run: Run, settings: EvalSettings) -> str:
     return "\n".join([*lines, "  estbench runs"])
 
 
-def _index(run: Run, url: str | None) -> None:
+def index(run: Run, url: str | None) -> None:
     from estbench.database import index_run, open_database
 
     try:
@@ -189,86 +186,6 @@ def show(settings: ShowSettings) -> int:
     return 0
 
 
-def runs_list(settings: RunsSettings, paths: list[Path]) -> int:
-    """The newest runs in the database."""
-    from estbench.database import open_database, queries
-
-    if paths:
-        raise ConfigError(f"{paths[0]} is one word too many: `estbench runs --help` shows what `runs list` takes.")
-    if home().exists():
-        check_home()
-    rows = []
-    if settings.database or (home() / "estbench.db").exists():  # listing makes no database
-        with open_database(settings.database, create=False) as database:
-            found = queries.runs(database, model=settings.model, task=settings.task, limit=settings.most)
-            rows = [asdict(row) for row in found]
-    if not wants_table(settings.output):
-        print(report.as_json(rows))
-        return 0
-    if not rows:
-        print("No runs yet. The first: estbench eval model=demo tasks=mini")
-        return 0
-    for row in rows:
-        count = len(row["tasks"])
-        row["about"] = f"{count} task{'s' * (count != 1)}{', partial' if row['partial'] else ''}"
-        row["created"] = row["created"][:16].replace("T", " ")
-    columns = {"id": "run", "name": "name", "created": "created (UTC)", "about": "what", "seconds": ">seconds"}
-    print(report.listing(rows, columns))
-    return 0
-
-
-def runs_import(settings: RunsSettings, paths: list[Path]) -> int:
-    """Copy run folders in, index them, and merge slices that are complete."""
-    from estbench import merging
-
-    if not paths:
-        raise ConfigError("Name the run folders to import: estbench runs import FOLDER ...")
-    for run in merging.take_in(paths, report.say):
-        _index(run, settings.database)
-        print(run.id)
-    return 0
-
-
-def runs_export(settings: RunsSettings, paths: list[Path]) -> int:
-    """Copy a run out, or pack it into one file, without what may not be published."""
-    from estbench import exports
-    from estbench.runs import Run
-
-    if paths or not settings.run or not settings.to:
-        raise ConfigError("Say which run and where to: estbench runs export run=ID to=FOLDER (or to=FILE.tar.gz).")
-    source, target = find_run(settings.run), Path(settings.to).expanduser()
-    left_out = exports.export(Run(source), target, private=settings.private)
-    report.say(f"{source.name} -> {target}")
-    if left_out:
-        report.say(f"Without the items of {', '.join(left_out)}, which may not be published; private=true takes all.")
-    return 0
-
-
-def runs_rebuild(settings: RunsSettings, paths: list[Path]) -> int:
-    """Make the index anew from the run folders."""
-    from estbench.database import open_database, rebuild
-
-    folders = paths or sorted(path.parent for path in (home() / "runs").glob("*/manifest.json"))
-    with open_database(settings.database) as database:
-        left_out = rebuild(database, folders)
-    for folder, reason in left_out.items():
-        report.say(f"{folder} was left out: {reason}")
-    report.say(f"{len(folders) - len(left_out)} runs indexed.")
-    return 0
-
-
-def find_run(name: str) -> Path:
-    """The folder of a run, by path, id, or the first letters of its id."""
-    if (Path(name) / "manifest.json").exists():
-        return Path(name)
-    found = sorted(path.parent for path in (home() / "runs").glob(f"{glob.escape(name)}*/manifest.json"))
-    if len(found) > 1 and (home() / "runs" / name) not in found:
-        raise ConfigError(f"{name!r} means more than one run: {', '.join(path.name for path in found[:5])}.")
-    if not found:
-        raise ConfigError(f"There is no run {name!r}: `estbench runs` lists them.")
-    return home() / "runs" / name if (home() / "runs" / name) in found else found[0]
-
-
 def data_list(settings: DataSettings) -> int:
     """Where each data set is found."""
     from estbench import data
@@ -362,7 +279,7 @@ def contamination(settings: ContaminationSettings) -> int:
     """Look for the documents of tasks in a corpus."""
     from estbench.contamination import report as contaminated
     from estbench.registry import Registry
-    from estbench.runs import Run
+    from estbench.runs import Run, find_run
 
     run = Run(find_run(settings.run)) if settings.run else None
     if not settings.tasks and run is None:
@@ -459,12 +376,6 @@ def _one_environment(names: list[str], verb: str) -> str:
 
 
 TASKS: dict[str, Callable[[TasksSettings], int]] = {"list": tasks_list, "check": tasks_check}
-RUNS: dict[str, Callable[[RunsSettings, list[Path]], int]] = {
-    "list": runs_list,
-    "import": runs_import,
-    "export": runs_export,
-    "rebuild": runs_rebuild,
-}
 DATA: dict[str, Callable[[DataSettings], int]] = {"list": data_list, "pull": data_pull, "verify": data_verify}
 ENV: dict[str, Callable[[EnvSettings, list[str]], int]] = {
     "list": env_list,

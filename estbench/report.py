@@ -43,15 +43,15 @@ def number(value: float | None, unit: str) -> str:
     return {"proportion": f"{100 * value:.1f}", "points": f"{value:.1f}", "bits": f"{value:.3f}"}[unit]
 
 
-def scores_table(scores: Sequence[Score]) -> Table:
+def scores_table(scores: Sequence[Score], *, groups: bool = False) -> Table:
     """Task, metric, value, interval, chance, n, failures; the primary metric of each task in bold. Scores of groups
-    (`metric/group`) are left to the JSON."""
+    (`metric/group`) only if asked for."""
     from rich.markup import escape
 
     table = _table("task", "metric", ">score", "95 % interval", ">chance", ">n", ">no answer", ">errors")
     before = ""
     for score in scores:
-        if "/" in score.metric:
+        if "/" in score.metric and not groups:
             continue
         low, high = (number(end, score.unit) for end in (score.ci_low, score.ci_high))
         interval = f"{low:>5} … {high}" if score.ci_low is not None else escape(score.reason or score.method)

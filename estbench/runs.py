@@ -12,6 +12,7 @@ The database is an index of such folders and can be rebuilt from them at will.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import gzip
 import json
 import os
@@ -21,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from estbench.errors import StoreError
+from estbench.errors import ConfigError, StoreError
+from estbench.home import home
 
 SCHEMA = 1
 
@@ -124,6 +126,18 @@ class Run:
     def responses(self, task: str) -> Iterator[dict[str, Any]]:
         """`{doc_id, index, key, ...}`: the engine's answers, request by request."""
         yield from read_lines(self.path / "responses" / f"{file_name(task)}.jsonl.gz")
+
+
+def find_run(name: str) -> Path:
+    """The folder of a run, by path, id, or the first letters of its id; ConfigError if that is none or several."""
+    if (Path(name) / "manifest.json").exists():
+        return Path(name)
+    found = sorted(path.parent for path in (home() / "runs").glob(f"{glob.escape(name)}*/manifest.json"))
+    if len(found) > 1 and (home() / "runs" / name) not in found:
+        raise ConfigError(f"{name!r} means more than one run: {', '.join(path.name for path in found[:5])}.")
+    if not found:
+        raise ConfigError(f"There is no run {name!r}: `estbench runs` lists them.")
+    return home() / "runs" / name if (home() / "runs" / name) in found else found[0]
 
 
 def file_name(task: str) -> str:

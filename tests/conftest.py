@@ -4,6 +4,7 @@
     mirror          the offline copy of public data sets; the test is skipped where there is none
     demo_model      the demo checkpoints, made once and kept in $ESTBENCH_TEST_CACHE
     demo_base_model (~/.cache/estbench-tests)
+    mock_model      a model that answers what the test says, without computing
     tiny_model      a random Llama with 9,808 parameters, a tokenizer with BOS and a chat template
     online          the network as it is outside, for tests that install packages
 
@@ -16,7 +17,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     share_models(path)
     monkeypatch.setenv("ESTBENCH_HOME", str(path))
     return path
+
+
+@pytest.fixture
+def mock_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], str]], None]:
+    """`mock_model(answer)`: from then on every `model=` answers a prompt with `answer(prompt)`; nothing is computed."""
+    from estbench import checkpoint, runner
+    from estbench.engines.mock import MockEngine, MockTokens, mock_checkpoint
+
+    def use(answer: Callable[[str], str]) -> None:
+        model = mock_checkpoint()
+        monkeypatch.setattr(type(model), "has_chat_template", True)
+        monkeypatch.setattr(checkpoint, "find", lambda *_, **__: model)
+        monkeypatch.setattr(runner, "Tokens", lambda path: MockTokens("a template"))
+        monkeypatch.setattr(runner, "HFEngine", lambda *_, **__: MockEngine(answer))
+
+    return use
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from estbench import cli, config
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 VERBS = {
-    "runs": ("list", "import", "export", "rebuild"),
+    "runs": ("list", "show", "import", "export", "rebuild"),
     "data": ("list", "pull", "verify"),
     "tasks": ("list", "check"),
     "env": ("list", "install", "remove"),

@@ -202,16 +202,11 @@ def test_no_sample_is_a_copy_of_real_data(mirror: Path) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_every_task_runs_from_end_to_end_offline(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from estbench import checkpoint, runner
+def test_every_task_runs_from_end_to_end_offline(name: str, home: Path, mock_model: Callable[..., None]) -> None:
+    from estbench import runner
     from estbench.config import EvalSettings
-    from estbench.engines.mock import MockEngine, MockTokens, mock_checkpoint
 
-    model = mock_checkpoint()
-    monkeypatch.setattr(type(model), "has_chat_template", True)
-    monkeypatch.setattr(checkpoint, "find", lambda *_, **__: model)
-    monkeypatch.setattr(runner, "Tokens", lambda path: MockTokens("a template"))
-    monkeypatch.setattr(runner, "HFEngine", lambda *_, **__: MockEngine(lambda prompt: "Vastus: A"))
+    mock_model(lambda prompt: "Vastus: A")
     gold = GOLD / f"{name.removesuffix('_chat')}.jsonl"
     settings = EvalSettings(model="mock", tasks=name, data="samples", gold=str(gold) if gold.exists() else None)
     run = runner.evaluate(runner.prepare(settings))
