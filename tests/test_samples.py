@@ -20,8 +20,8 @@ SAMPLES = Path("samples")
 GOLD = Path(__file__).parents[1] / "tasks" / "samples" / "gold"
 TASKS = Registry().tasks
 REAL = {name: card for name, card in TASKS.items() if card.dataset is not None}
-GENERATED = [name for name, card in TASKS.items() if card.config.get("output_type") == "generate_until"]
-CHOICES = [name for name, card in TASKS.items() if card.config.get("output_type") == "multiple_choice"]
+GENERATED = [name for name, card in REAL.items() if card.config.get("output_type") == "generate_until"]
+CHOICES = [name for name, card in REAL.items() if card.config.get("output_type") == "multiple_choice"]
 COPYING = {"copytext_et", "copytext_et_chat"}  # to copy is what they ask for
 NO_ONE_ANSWER = {"ifeval_et", "ifeval_et_chat", "ifeval_en", "ifeval_en_chat"}  # any text that keeps to the rules
 MARGIN = {"proportion": 0.10, "points": 10.0}

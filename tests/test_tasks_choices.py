@@ -205,14 +205,14 @@ def test_the_text_of_the_gold_option_is_an_answer(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOTH_ORDERS)
 def test_each_question_is_asked_in_both_orders_as_one_cluster(name: str) -> None:
-    from estbench.plan import _cluster
+    from estbench.plan import cluster_of
 
     docs = built(name).docs
     for first, second in zip(docs[::2], docs[1::2], strict=True):
         assert options(name, first) == options(name, second)[::-1]
-        assert _cluster(REGISTRY.task(name), first) == _cluster(REGISTRY.task(name), second) is not None
+        assert cluster_of(REGISTRY.task(name), first) == cluster_of(REGISTRY.task(name), second) is not None
         assert {built(name).task.doc_to_target(doc) for doc in (first, second)} in ({"A", "B"}, {0, 1})
-    clusters = {_cluster(REGISTRY.task(name), doc) for doc in docs}
+    clusters = {cluster_of(REGISTRY.task(name), doc) for doc in docs}
     assert len(clusters) == len(docs) // (4 if name.startswith("winogrande") else 2)  # twins share a cluster
 
 
