@@ -12,7 +12,7 @@ from estbench.metrics.ifeval.arguments import Arguments, Checker
 
 _NAMED = {  # a language that a prompt asks for by name
     "et": re.compile(r"\beesti ?keel(?:es|ne|se|set|sena|eks)\b|\bin estonian\b", re.IGNORECASE),
-    "en": re.compile(r"\binglise ?keel(?:es|ne|se|set|sena|eks)\b|\bin english\b", re.IGNORECASE),
+    "en": re.compile(r"\binglis(?:e ?)?keel(?:es|ne|se|set|sena|eks)\b|\bin english\b", re.IGNORECASE),
 }
 
 

@@ -40,6 +40,8 @@ _BEFORE = re.compile(
 _VERDICT = re.compile(
     r"\A[\s*_#>]*(?:(?:see|antud|esitatud|algne) )?(?:lause|tekst) on (?:juba |grammatiliselt |täiesti |keeleliselt )*"
     r"(?:õige|korrektne|veatu)[^:\n]{0,80}\Z"
+    r"|\A[\s*_#>]*(?:(?:selles|antud|esitatud|algses) )?(?:lauses|tekstis) "
+    r"(?:(?:ei ole|pole) (?:[\w-]+ ){0,3}\w*(?:vigu|viga)|(?:vigu|viga) (?:ei ole|pole))\b[^:\n]{0,80}\Z"
     r"|\A[\s*_#>]*(?:the|this) (?:sentence|text) is (?:already |grammatically |completely )*correct[^:\n]{0,80}\Z",
     re.IGNORECASE,
 )

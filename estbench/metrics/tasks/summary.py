@@ -10,7 +10,7 @@ from estbench.metrics.tasks.common import Doc, Results, aggregation
 
 __all__ = ["errnews_results", "length_ratio_aggregation"]
 
-SUMMARY_LABELS = ("kokkuvõte", "lühikokkuvõte", "uudise kokkuvõte", "vastus", "summary")
+SUMMARY_LABELS = ("kokkuvõte", "lühikokkuvõte", "uudise kokkuvõte", "uudisloo kokkuvõte", "vastus", "summary")
 length_ratio_aggregation = aggregation(summary.METRICS[-1])
 
 

@@ -21,6 +21,8 @@ TRANSLATION_LABELS = (
     "tõlge",
     "tõlge eesti keelde",
     "tõlge inglise keelde",
+    "eestikeelne tõlge",
+    "ingliskeelne tõlge",
     "eesti keeles",
     "inglise keeles",
     "translation",
