@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TasksSettings,
     )
     from estbench.config import EvalSettings
-    from estbench.runs import Run, find_run
+    from estbench.runs import Run
 
 
 def wants_table(output: str | None) -> bool:
@@ -307,7 +307,7 @@ def comet(settings: CometSettings) -> int:
 
     from estbench import comet_runs, environments
     from estbench.metrics import comet as metric
-    from estbench.runs import Run, Score
+    from estbench.runs import Run, Score, find_run
 
     environments.ready("comet")
     run = Run(find_run(settings.run))

@@ -4,20 +4,23 @@
 
 A task's prompts, answers, golds and scores of single documents leave with it only if its card says `publish_items`:
 not where the data is gated, withheld, or under a licence that forbids it. Its scores always do. The manifest of the
-export names the tasks without items.
+export names the tasks without items, and no place on this machine.
 """
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from estbench.errors import StoreError
 from estbench.runs import Run, file_name, write_json
 
 PARTS = ("plan", "responses", "samples")
+PATHS = ("model", "data", "gold", "include", "trust_task_code")  # settings that name places on this machine
 
 
 def export(run: Run, target: Path, *, private: bool) -> list[str]:
@@ -27,17 +30,19 @@ def export(run: Run, target: Path, *, private: bool) -> list[str]:
     """
     if target.exists():
         raise StoreError(f"{target} exists already: choose another name.")
-    left_out = [] if private else [task for task, card in run.manifest["tasks"].items() if not card["publish_items"]]
+    left_out = (
+        [] if private else [task for task, card in run.manifest["tasks"].items() if not card.get("publish_items")]
+    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary:
             folder = Path(temporary) / run.id
             kept_back = {f"{file_name(task)}.jsonl.gz" for task in left_out}
-            shutil.copytree(run.path, folder, ignore=lambda path, names: _private(Path(path), names, kept_back))
+            shutil.copytree(run.path, folder, ignore=lambda path, names: _private(Path(path), names, run, kept_back))
             for part in PARTS:
                 (folder / part).mkdir(exist_ok=True)
-            if left_out:
-                write_json(folder / "manifest.json", run.manifest | {"items_left_out": left_out})
+            if not private:
+                write_json(folder / "manifest.json", _public(run.manifest) | {"items_left_out": left_out})
             if target.name.endswith(".tar.gz"):
                 packed_file = Path(temporary) / target.name
                 with tarfile.open(packed_file, "w:gz") as packed:
@@ -50,8 +55,27 @@ def export(run: Run, target: Path, *, private: bool) -> list[str]:
     return left_out
 
 
-def _private(path: Path, names: list[str], kept_back: set[str]) -> list[str]:
+def _private(path: Path, names: list[str], run: Run, kept_back: set[str]) -> list[str]:
     """Names of the files that stay here; beside the known parts anything that holds texts of single documents."""
-    if path.name in PARTS:
+    if path != run.path:
         return [name for name in names if name in kept_back]
     return [name for name in names if kept_back and name not in (*PARTS, "manifest.json", "scores.json")]
+
+
+def _public(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest without where things lay on this machine: of each path its last part."""
+    changed = dict(manifest)
+    changed["model"] = manifest["model"] | {"path": Path(manifest["model"]["path"]).name}
+    changed["tasks"] = {
+        task: card | {"data": card["data"] | {"origin": Path(card["data"]["origin"]).name}}
+        for task, card in manifest["tasks"].items()
+    }
+    settings = {key: _last(value) if key in PATHS else value for key, value in manifest["settings"].items()}
+    words = [word.partition("=") for word in shlex.split(manifest["command"])]
+    shown = (f"{key}{equals}{_last(value) if key in PATHS else value}" for key, equals, value in words)
+    return changed | {"settings": settings, "command": shlex.join(shown)}
+
+
+def _last(value: str) -> str:
+    """The last part of each path in a setting; a Hub id stays."""
+    return ",".join(Path(part).name if Path(part).is_absolute() else part for part in value.split(","))

@@ -101,11 +101,11 @@ def _read(files: Iterable[Path], form: str, prefix: str) -> Folder:
         elif isinstance(name, str):
             if name in tasks:
                 raise ConfigError(f"Two files define the task {name}: {tasks[name].path} and {path}.")
-            metadata = {"form": form, **_mapping(config.get("metadata"))}
+            metadata = {"form": form, **_mapping(config.get("metadata")), "publish_items": False}
             tasks[name] = Task(prefix + name, path, config | {"metadata": metadata}, foreign=True)
             tags = config.get("tag") or []
-            for tag in [tags] if isinstance(tags, str) else tags:
-                groups.setdefault(tag, []).append(name)
+            for tag in tags if isinstance(tags, list) else [tags]:
+                groups.setdefault(str(tag), []).append(name)
     return Folder(Path(), tasks, groups)
 
 
@@ -152,9 +152,12 @@ def functions(value: Any) -> Iterator[Function]:
 def file_rows(task: Task) -> dict[str, list[dict[str, Any]]]:
     """The rows of a task whose `dataset_path` is a file format and `dataset_kwargs.data_files` local files.
 
-    Paths are taken from the working directory, as in lm-eval. Raises DataError for addresses and missing files.
+    Paths are taken from the working directory, as in lm-eval, and lead below it or below the task file's folder: a
+    stranger's file is not to read what else lies on this machine. Raises DataError for anything else.
     """
     import datasets
+
+    roots = (Path.cwd(), task.path.parent.resolve())
 
     kwargs = _mapping(task.config.get("dataset_kwargs"))
     files = kwargs.get("data_files")
@@ -162,5 +165,9 @@ def file_rows(task: Task) -> dict[str, list[dict[str, Any]]]:
     for name in (name for part in by_split.values() for name in ([part] if isinstance(part, str) else part or [None])):
         if not isinstance(name, str) or "://" in name or not Path(name).exists():
             raise DataError(f"{task.path}: data_files has to name files on this machine, and {name!r} is none.")
+        if not any(Path(name).resolve().is_relative_to(root) for root in roots):
+            raise DataError(
+                f"{task.path}: {name} lies neither beside it nor below the working directory: copy it there."
+            )
     found = datasets.load_dataset(str(task.config["dataset_path"]), data_files=files)
     return {str(split): [dict(row) for row in rows] for split, rows in found.items()}

@@ -54,7 +54,7 @@ def fetch(path: str, config: str | None, revision: str | None) -> Fetched:
     import huggingface_hub
 
     _hush()
-    token = _token() or False  # False: a token that other programs stored is not used
+    token = hf_token() or False  # False: a token that other programs stored is not used
     api = huggingface_hub.HfApi(token=token)
 
     def at(wanted: str | None) -> Fetched:
@@ -110,7 +110,7 @@ def hub_error(what: str, error: BaseException) -> DataError:
     """What went wrong at the Hub, in one line with the cure."""
     chain = list(_causes(error))
     kinds = {kind.__name__ for member in chain for kind in type(member).__mro__}
-    text = _without_token(" ".join(str(error).split()))
+    text = without_token(" ".join(str(error).split()))
     answers = [getattr(getattr(member, "response", None), "status_code", None) for member in chain]
     status = next((code for code in answers if isinstance(code, int)), 0)
     if any(isinstance(member, OSError) and member.errno in (errno.ENOSPC, errno.EDQUOT) for member in chain):
@@ -162,7 +162,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__  # `datasets` raises some faults "from None"
 
 
-def _token() -> str:
+def hf_token() -> str:
     """HF_TOKEN, or an empty text. DataError for one that no request can carry (the client would quote it)."""
     token = os.environ.get("HF_TOKEN", "").strip()
     if not re.fullmatch(r"[\x21-\x7e]*", token):
@@ -170,7 +170,7 @@ def _token() -> str:
     return token
 
 
-def _without_token(text: str) -> str:
+def without_token(text: str) -> str:
     """A library's message may quote the request."""
     token = os.environ.get("HF_TOKEN", "").strip()
     return text.replace(token, "…") if token else text

@@ -29,7 +29,7 @@ from estbench.home import home
 
 YOUNGEST = 2.0  # seconds
 CHUNK = 1 << 22  # bytes
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).resolve().parent
 
 Stat = tuple[int, int, int, int, int]
 
@@ -118,19 +118,25 @@ def result_key(plan: str, samples: Iterable[str]) -> str:
 
 def source_hash(functions: Iterable[Callable[..., Any]]) -> str:
     """Hash of the source of the modules that define these functions, and of the estbench modules that those import."""
-    files: dict[str, str] = {}
+    files: dict[Path, str] = {}
     waiting = [Path(function.__code__.co_filename) for function in functions if hasattr(function, "__code__")]
     while waiting:
-        path = waiting.pop()
-        ours = path.is_relative_to(PACKAGE) and not path.is_relative_to(PACKAGE / "_files")
-        name = path.relative_to(PACKAGE).as_posix() if ours else path.name
-        if name in files or not path.exists():
+        path = waiting.pop().resolve()
+        if path in files or not path.exists():
             continue
-        files[name], imported = _source(path)
+        files[path], imported = _source(path)
         waiting += [found for module in imported if (found := _module_file(module))]
-        if not ours:  # a task's code may import what lies beside it
-            waiting += sorted(path.parent.glob("*.py"))
-    return digest(files)
+        if not _is_ours(path):  # a task's code may import what lies beside it and below
+            waiting += sorted(path.parent.rglob("*.py"))
+    others = [path for path in files if not _is_ours(path)]
+    root = os.path.commonpath([path.parent for path in others]) if others else ""
+    names = {path: os.path.relpath(path, PACKAGE if _is_ours(path) else root) for path in files}
+    return digest(sorted([_is_ours(path), names[path], value] for path, value in files.items()))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is part of the package's code (and not of the task files that come with it)."""
+    return path.is_relative_to(PACKAGE) and not path.is_relative_to(PACKAGE / "_files")
 
 
 @functools.lru_cache(maxsize=1024)

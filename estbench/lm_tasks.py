@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import json
 import logging
 import re
 from collections import Counter
@@ -25,7 +24,7 @@ from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import metric_registry
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.tasks._yaml_loader import _import_func_in_yml
 
 from estbench import data, foreign, golds, identity, registry
 from estbench.engines.base import Decoding, Generated, Response, Scored
@@ -124,7 +123,6 @@ class LmTask:
         if self.shots > pool:
             raise PlanError(f"{card.name} has {pool} examples to show, and shots={self.shots} asks for more.")
         self.docs: list[Row] = self.task.docs
-        self.literal = "{{" in json.dumps(self.dataset.splits, ensure_ascii=False, default=str)
 
     @functools.cached_property
     def doc_hashes(self) -> list[str]:
@@ -135,6 +133,11 @@ class LmTask:
             seen[value] += 1
             result.append(value if seen[value] == 1 else f"{value}-{seen[value]}")
         return result
+
+    @property
+    def primary(self) -> str:
+        """The metric the task is ranked by: the card's, else the first of the task's list."""
+        return self.card.primary or next(iter(self.task.aggregation()), "")
 
     @property
     def metrics(self) -> list[str]:
@@ -187,11 +190,17 @@ class LmTask:
     def _check_rendered(self, doc_id: int, texts: list[str]) -> None:
         for text in texts:
             found = UNRENDERED.search(text)
-            if found and not (self.literal and found.group() in json.dumps(self.dataset.splits, ensure_ascii=False)):
+            if found and not any(found.group() in own for own in self._own_texts(doc_id)):
                 raise PlanError(
                     f"{self.card.name}, document {doc_id}: {found.group()} was not rendered and would be scored as it "
                     "stands. A list of templates is not rendered by lm-eval: write doc_to_choice as one template."
                 )
+
+    def _own_texts(self, doc_id: int) -> Iterator[str]:
+        """The texts of the data that a prompt may show as they are: the document's and its shots'."""
+        shown = self.task.sampler.df if self.shots and hasattr(self.task, "sampler") else []
+        for row in (self.docs[doc_id], *shown):
+            yield from _texts(dict(row))
 
     def results(
         self, rendered: Sequence[tuple[int, Rendered, list[Response]]]
@@ -237,7 +246,7 @@ class LmTask:
         }
         config["card"] = {key: self.card.metadata.get(key) for key in ("primary", "chance", "cluster")}
         config["gold"] = self.dataset.gold_hash
-        versions = {name: _version(name) for name in ("lm_eval", "sacrebleu", "estnltk")}
+        versions = {name: _version(name) for name in ("lm_eval", "sacrebleu", "estnltk", "estnltk_core")}
         return identity.digest([config, identity.source_hash(self.functions), versions])
 
 
@@ -247,12 +256,23 @@ def read_config(card: registry.Task) -> dict[str, Any]:
         raise PlanError(f"{card.name} is a task written in Python (class:), which estbench does not run.")
     if (card.config.get("dataset_kwargs") or {}).get("trust_remote_code"):
         raise PlanError(f"{card.name}: {card.path} asks for a data set's remote code, which estbench does not run.")
-    try:
-        config = dict(load_yaml(card.path, resolve_func=True))
+    try:  # only what is left of the merged files is imported, and that is what was checked for trust
+        config: dict[str, Any] = _resolved(registry.read_yaml(card.path))
+    except EstbenchError:
+        raise
     except Exception as error:  # whatever importing a task's code raises
         raise PlanError(f"{card.path} can't be read: {_brief(error)}") from None
     _check_metrics(card, config)
     return config
+
+
+def _resolved(value: Any) -> Any:
+    """The configuration with each `!function` replaced by what it names."""
+    if isinstance(value, registry.Function):
+        return _import_func_in_yml(str(value), value.folder)
+    if isinstance(value, dict):
+        return {key: _resolved(part) for key, part in value.items()}
+    return [_resolved(part) for part in value] if isinstance(value, list) else value
 
 
 def _check_metrics(card: registry.Task, config: dict[str, Any]) -> None:
@@ -303,6 +323,15 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None  # an extra that is not here: its metrics are missing until it is
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a row, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
 def plain(value: Any) -> Any:

@@ -60,7 +60,7 @@ def of_task(plan: TaskPlan, scorer: str) -> dict[str, Any]:
         "language": card.metadata.get("language"),
         "licence": card.metadata.get("licence"),
         "chance": card.chance,
-        "primary": card.primary,
+        "primary": plan.lm.primary,
         "metrics": plan.lm.metrics,
         "higher_is_better": plan.lm.task.higher_is_better(),
         "cluster": card.metadata.get("cluster"),

@@ -105,7 +105,8 @@ def merge(slices: Sequence[Run]) -> Run:
             reason=row.get("reason"),
             higher_is_better=row["higher_is_better"],
         )
-    write_json(folder / "scores.json", [asdict(score) for score in scores])
+    rows = [asdict(score) for score in scores] + first.get("skipped_scores", [])
+    write_json(folder / "scores.json", rows)
     settings = {key: value for key, value in first["settings"].items() if key != "slice"}
     manifest = first | {
         "run": run_id,

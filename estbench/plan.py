@@ -162,8 +162,7 @@ def render(card: registry.Task, tokens: Tokens, max_length: int, scope: Scope) -
             tokens.check_bos(fitted[0].prompt)
             cluster = cluster_of(card, lm.docs[doc_id])
             row = hashes[doc_id].partition("-")[0]
-            withheld = card.access == "withheld"
-            docs.append(Doc(doc_id, hashes[doc_id], row, rendered[doc_id], cluster, fitted, withheld=withheld))
+            docs.append(Doc(doc_id, hashes[doc_id], row, rendered[doc_id], cluster, fitted, withheld=card.withheld))
     return TaskPlan(card, lm, docs, len(lm.docs), truncated)
 
 

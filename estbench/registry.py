@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from estbench.config import FORMS
 from estbench.errors import ConfigError, did_you_mean
 from estbench.home import project_file
 
@@ -65,6 +66,11 @@ class Task:
     def access(self) -> str:
         """`public`, `gated` (a token is needed) or `withheld` (golds are kept by the maintainers)."""
         return str(self.metadata.get("access", "public"))
+
+    @property
+    def withheld(self) -> bool:
+        """Whether golds stay with the maintainers (`gold=FILE` supplies them)."""
+        return self.access == "withheld" or bool(self.metadata.get("gold"))
 
     @property
     def primary(self) -> str:
@@ -249,7 +255,7 @@ class Registry:
 
 
 class Function(str):
-    """What `!function` names, unresolved; `folder` is where its file lies."""
+    """What `!function` names, unresolved; `folder` is where its file lies. Nothing is imported by reading one."""
 
     folder: Path
 
@@ -266,26 +272,58 @@ def _loader(folder: Path) -> type[yaml.SafeLoader]:
         return named
 
     Loader.add_constructor("!function", function)
+    Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
     return Loader
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A task file with its `include`s merged in, as lm-eval merges them; no function is imported.
 
-    `metadata` is merged key by key, so that a file says only where it differs from what it includes.
+    `metadata` is merged key by key, so that a file says only where it differs from what it includes. `including`: the
+    files that include this one. Raises ConfigError for what is no task file; dates are read as text.
     """
+    if path.resolve() in including:
+        raise ConfigError(f"{path} includes itself.")
     try:
         config = yaml.load(path.read_text("utf-8"), Loader=_loader(path.parent))
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path} has to hold a mapping.")
-    merged: dict[str, Any] = {}
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8.") from None
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise ConfigError(f"{path} has to hold a mapping from names.")
     includes = config.pop("include", [])
-    for name in includes if isinstance(includes, list) else [includes]:
-        merged |= read_yaml(path.parent / name)
-    if "metadata" in merged and "metadata" in config:
+    includes = includes if isinstance(includes, list) else [includes]
+    _check_shape(path, config | {"include": includes})
+    merged: dict[str, Any] = {}
+    for name in includes:
+        merged |= read_yaml(path.parent / name, (*including, path.resolve()))
+    merged.pop("task_list", None)  # as in lm-eval: it is about the included file
+    if merged.get("metadata") and config.get("metadata"):
         config["metadata"] = merged["metadata"] | config["metadata"]
     return merged | config
+
+
+def _check_shape(path: Path, config: dict[str, Any]) -> None:
+    """ConfigError where a key has a value of another kind than everything that reads it expects."""
+    for key in ("metadata", "dataset_kwargs", "fewshot_config", "generation_kwargs"):
+        if not isinstance(config.get(key) or {}, dict | Function):
+            raise ConfigError(f"{path}: {key} has to be a mapping.")
+    for key in ("metric_list", "include"):
+        if not isinstance(config.get(key) or [], list):
+            raise ConfigError(f"{path}: {key} has to be a list.")
+    if not all(isinstance(name, str) for name in config["include"]):
+        raise ConfigError(f"{path}: include has to name files.")
+    if not all(isinstance(row, dict) and row.get("metric") for row in config.get("metric_list") or []):
+        raise ConfigError(f"{path}: each entry of metric_list has to name its metric.")
+    metadata = config.get("metadata") or {}
+    if not isinstance(metadata.get("title") or {}, dict):
+        raise ConfigError(f"{path}: metadata.title has to be {{et: ..., en: ...}}.")
+    if isinstance(metadata.get("chance"), bool) or not isinstance(metadata.get("chance") or 0, int | float):
+        raise ConfigError(f"{path}: metadata.chance has to be a number.")
+    if metadata.get("form", FORMS[0]) not in FORMS:
+        raise ConfigError(f"{path}: metadata.form {metadata['form']!r} is none of {', '.join(FORMS)}.")
+    if not isinstance(config.get("num_fewshot") or 0, int):
+        raise ConfigError(f"{path}: num_fewshot has to be a whole number.")

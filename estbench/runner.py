@@ -29,7 +29,7 @@ from estbench.home import check_home, home
 from estbench.plan import Doc, Scope, TaskPlan, prompt_hash, render
 from estbench.responses import ResponseStore
 from estbench.runs import Run, Sample, Score, file_name, write_json, write_lines
-from estbench.scoring import PARSE_FAILURE, score_task
+from estbench.scoring import PARSE_FAILURE, needs_its_own_aggregation, score_task
 from estbench.tokens import Tokens
 
 Say = Callable[[str], None]
@@ -134,6 +134,8 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
             if settings.missing == "stop":
                 raise
             lacking[card.name] = error
+    if settings.slice:
+        _check_mergeable(plans)
     if not plans:
         name, reason = next(iter(lacking.items()))
         raise type(reason)(f"None of the tasks can run here. {name}: {reason}")
@@ -146,6 +148,16 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
             say(f"{plan.card.name}: {plan.lm.dataset.ref} in {plan.lm.dataset.origin} is not the data of the lock.")
     skipped = {card.name: (card, str(lacking[card.name])) for card in chosen.tasks if card.name in lacking}
     return Job(settings, model, tokens, engine, plans, chosen.suites, skipped)
+
+
+def _check_mergeable(plans: Sequence[TaskPlan]) -> None:
+    """Refuse slices of tasks whose scores only the task's own code can make: merging has no task code."""
+    for plan in plans:
+        for metric, aggregate in plan.lm.task.aggregation().items():
+            if needs_its_own_aggregation(aggregate):
+                raise ConfigError(
+                    f"{plan.card.name} aggregates {metric} itself, which needs all documents: leave slice= out."
+                )
 
 
 def scope_of(settings: EvalSettings) -> Scope:
@@ -256,11 +268,10 @@ def _score(job: Job, plan: TaskPlan, responses: dict[str, Response]) -> TaskResu
 
 def _scores(plan: TaskPlan, samples: list[Sample]) -> list[Score]:
     card = plan.card
-    primary = card.primary or next(iter(samples[0].values), "")
     return score_task(
         card.name,
         samples,
-        primary=primary,
+        primary=plan.lm.primary,
         chance=card.chance,
         n_planned=len(plan.docs),
         listed=plan.lm.metrics,
@@ -288,11 +299,14 @@ def _write(job: Job, results: list[TaskResult], responses: dict[str, Response], 
         write_lines(folder / "plan" / file, (doc.record() for doc in result.plan.docs))
         write_lines(folder / "responses" / file, _response_rows(result.plan, responses))
         write_lines(folder / "samples" / file, result.samples)
+    skipped = [_skipped(card, reason) for card, reason in job.skipped.values()]
     scores = [asdict(score) for result in results for score in result.scores]
-    scores += [_skipped(card, reason) for card, reason in job.skipped.values()] if not job.settings.slice else []
+    scores += skipped if not job.settings.slice else []
     write_json(folder / "scores.json", scores)
     identities = {"response": job.response_id, "plan": whole, "result": result_id}
-    manifest = manifests.of_run(job, tasks, identities) | {"run": run_id, "seconds": round(time.monotonic() - begun, 1)}
+    seconds = round(time.monotonic() - begun, 1)
+    manifest = manifests.of_run(job, tasks, identities) | {"run": run_id, "seconds": seconds}
+    manifest["skipped_scores"] = skipped
     if first:  # the same run again: how it first came to be stays
         manifest |= {
             key: first[key] for key in ("created", "seconds", "command", "settings", "versions", "host") if key in first

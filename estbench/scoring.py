@@ -9,7 +9,7 @@ of one group (a grammatical case, a subject).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,8 @@ def score_task(
     chance: float | None,
     n_planned: int,
     listed: Sequence[str] = (),
-    higher_is_better: dict[str, bool] | None = None,
-    aggregations: dict[str, Aggregate] | None = None,
+    higher_is_better: Mapping[str, bool] | None = None,
+    aggregations: Mapping[str, Aggregate] | None = None,
     reason: str | None = None,
 ) -> list[Score]:
     """All scores of a task, the primary one first, those of groups last. `samples` are its documents, those without a
@@ -59,59 +59,76 @@ def score_task(
         _missing(name, chance if name == primary else None, shared, reason, primary=name == primary) for name in absent
     ]
     for name in names:
-        values = [sample.values[name] for sample in answered if name in sample.values]
-        clusters = [sample.cluster for sample in answered if name in sample.values]
-        metric = _metric(name, values, (aggregations or {}).get(name))
-        whole = None if all(cluster is None for cluster in clusters) else clusters
-        interval = _interval(metric, name, values, whole, aggregations or {})
-        higher = metric.higher_is_better if metric else (higher_is_better or {}).get(name, True)
-        scores.append(
-            Score(
-                metric=name,
-                value=interval.value,
-                ci_low=interval.low,
-                ci_high=interval.high,
-                chance=chance if name == primary else None,
-                unit=metric.unit if metric else "proportion",
-                higher_is_better=higher,
-                primary=name == primary,
-                method=interval.method,
-                signature=metric.signature() if metric and metric.signature else None,
-                **shared | {"n": interval.n},  # type: ignore[arg-type]
-            )
-        )
+        own = chance if name == primary else None
+        scores.append(_scored(name, answered, shared, own, name == primary, aggregations, higher_is_better))
     return sorted(scores, key=lambda score: (not score.primary, "/" in score.metric))
+
+
+def _scored(
+    name: str,
+    answered: Sequence[Sample],
+    shared: dict[str, Any],
+    chance: float | None,
+    primary: bool,
+    aggregations: Mapping[str, Aggregate] | None,
+    higher_is_better: Mapping[str, bool] | None,
+) -> Score:
+    values = [sample.values[name] for sample in answered if name in sample.values]
+    clusters = [sample.cluster for sample in answered if name in sample.values]
+    metric = _metric(name, values, _of(aggregations, name))
+    whole = None if all(cluster is None for cluster in clusters) else clusters
+    interval = _interval(metric, values, whole, _of(aggregations, name))
+    return Score(
+        metric=name,
+        value=interval.value,
+        ci_low=interval.low,
+        ci_high=interval.high,
+        chance=chance,
+        unit=metric.unit if metric else "proportion",
+        higher_is_better=metric.higher_is_better if metric else _of(higher_is_better, name) is not False,
+        primary=primary,
+        method=interval.method,
+        signature=metric.signature() if metric and metric.signature else None,
+        **shared | {"n": interval.n},
+    )
 
 
 def _metric(name: str, values: list[Any], aggregate: Aggregate | None) -> Metric | None:
     """Our metric of that name, if the values are its values and not those of a namesake of lm-eval's."""
     metric = metrics.get(name.split("/")[0])
-    if metric is None or all(isinstance(value, (bool, int, float)) for value in values):
-        return metric if metric is None or metric.kind != "corpus" else None
-    return metric if metric.kind == "corpus" and not _from_lm_eval(aggregate) else None
+    ours = aggregate is None or (getattr(aggregate, "__module__", "") or "").startswith("estbench.")
+    numbers = all(isinstance(value, (bool, int, float)) for value in values)
+    if metric is None or numbers == (metric.kind == "corpus"):
+        return None
+    return metric if ours or (numbers and _is_mean(aggregate)) else None
 
 
-def _from_lm_eval(aggregate: Aggregate | None) -> bool:
-    return (getattr(aggregate, "__module__", "") or "").startswith("lm_eval")
+def _of(table: Mapping[str, Any] | None, name: str) -> Any:
+    """What a task says of a metric; behind a second filter (`exact_match,flexible-extract`) it is that of the first."""
+    return (table or {}).get(name.split(",")[0])
+
+
+def needs_its_own_aggregation(aggregate: Aggregate) -> bool:
+    """Whether a metric is neither a mean nor one of ours, so that only the task's code can make a score of it."""
+    return not _is_mean(aggregate) and not (aggregate.__module__ or "").startswith("estbench.")
+
+
+def _is_mean(aggregate: Aggregate | None) -> bool:
+    return getattr(aggregate, "__name__", "") == "mean"
 
 
 def _interval(
-    metric: Metric | None,
-    name: str,
-    values: list[Any],
-    clusters: Sequence[Any] | None,
-    aggregations: dict[str, Aggregate],
+    metric: Metric | None, values: list[Any], clusters: Sequence[Any] | None, aggregate: Aggregate | None
 ) -> stats.Interval:
     if metric and metric.kind == "corpus":
         assert metric.combine is not None
         statistics = metric.prepare(values) if metric.prepare else np.asarray(values, float)
         return stats.corpus_interval(statistics, metric.combine, clusters)
-    aggregate = aggregations.get(name)
-    if metric is None and aggregate and getattr(aggregate, "__name__", "") != "mean":
+    if metric is None and aggregate and not _is_mean(aggregate):
         return stats.Interval(float(aggregate(values)), None, None, len(values), "lm-eval's aggregation, no interval")
     if all(isinstance(value, (bool, int, float)) for value in values):
         numbers = np.asarray(values, float)
-        if metric.kind == "binary" if metric else bool(np.isin(numbers, (0.0, 1.0)).all()):
+        if (metric is None or metric.kind == "binary") and bool(np.isin(numbers, (0.0, 1.0)).all()):
             return stats.proportion_interval(numbers, clusters)
         known = {"proportion": (0.0, 1.0), "points": (0.0, 100.0), "bits": (0.0, math.inf)}
         bounds = known[metric.unit] if metric else (-math.inf, math.inf)

@@ -84,6 +84,8 @@ def _card(card: Task) -> Iterator[str]:
             yield f"metadata.{key} {given[key]!r} is none of {', '.join(known)}"
     if card.access not in ACCESS:
         yield f"metadata.access {card.access!r} is none of {', '.join(ACCESS)}"
+    if (card.access == "withheld") != bool(given.get("gold")):
+        yield "access: withheld and metadata.gold go together"
     if card.access != "public" and given.get("publish_items"):
         yield f"access is {card.access}, so publish_items has to be false"
     if not all(card.title.get(language) for language in ("et", "en")):
@@ -124,7 +126,7 @@ def _strings(value: Any, where: str) -> Iterator[tuple[str, str]]:
 
 def _documents(task: LmTask) -> Iterator[tuple[int, str]]:
     shots = _shots(task)
-    withheld = task.card.access == "withheld"
+    withheld = task.card.withheld
     for doc_id, row in enumerate(task.docs):
         try:
             rendered = task.render(doc_id)

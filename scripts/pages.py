@@ -85,12 +85,14 @@ def reproduce_page() -> str:
     lines += [
         "Published cells and the commands that ask the same of the same checkpoint. **Not run here**: they need the",
         "checkpoints and a GPU. A published score was made with other prompts, so that a difference of a few points is",
-        "to be expected; one of ten is worth a look at `estbench show`. Sources:",
+        "to be expected; one of ten is worth a look at `estbench show`. Where our primary metric is another, it stands",
+        "after *ours:*, and the published one beside it where we report that too. Sources:",
         "",
     ]
     lines += [
         f"- {row['title']}: {row['source']} (looked up {row['checked']})" for row in references.sources().values()
     ]
+    registry = Registry()
     names = list(dict.fromkeys(row.task for row in references._all()))
     for model, source in REPRODUCED:
         cells = [
@@ -100,17 +102,33 @@ def reproduce_page() -> str:
         lines += [
             "```sh",
             f"estbench pull model={model} tasks=estllm",
-            f"estbench eval model={model} tasks=estllm",
+            f"estbench eval model={model} tasks=estllm gold=FILE  # the golds of winogrande_et",
             "```",
         ]
         lines += ["", "| task | published | metric | ours | command for this cell |", "|---|---:|---|---|---|"]
         for name, row in cells:
             note = f" ({row.note})" if row.note else ""
             lines.append(
-                f"| `{name}` | {row.value:.3f}{note} | {row.metric} | not run here "
-                f"| `estbench eval model={model} tasks={name}` |"
+                f"| `{name}` | {row.value:.3f}{note} | {_metrics(registry.task(name), row.metric)} | not run here "
+                f"| {_command(model, registry.task(name))} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _metrics(card: Task, published: str) -> str:
+    """The published metric; ours too, where the primary one is called otherwise."""
+    if published == card.primary:
+        return published
+    reported = {metric["metric"] for metric in card.config["metric_list"]}
+    return f"{published}; ours: {card.primary}{f', {published}' if published in reported else ''}"
+
+
+def _command(model: str, card: Task) -> str:
+    """The command, and what it needs besides the checkpoint."""
+    command = f"estbench eval model={model} tasks={card.name}"
+    if card.access == "withheld":
+        return f"`{command} gold=FILE`: golds withheld, without the maintainers' FILE no score"
+    return f"`{command}`" + (": gated, needs its terms accepted and `HF_TOKEN`" if card.access == "gated" else "")
 
 
 PAGES = {"docs/tasks.md": tasks_page, "docs/reproduce.md": reproduce_page}

@@ -171,6 +171,58 @@ def test_fetching_without_a_network_is_one_line(home: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+SECRET = "hf_" + "s" * 30
+
+
+@pytest.mark.parametrize("around", [" ", "\n", "\r\n", ""])
+def test_a_download_that_fails_never_shows_the_token(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], around: str
+) -> None:
+    import huggingface_hub
+
+    given: list[str] = []
+
+    def download(*_: Any, token: str, **__: Any) -> str:
+        given.append(token)
+        raise RuntimeError(f"Illegal header value {f'Bearer {token}{around}'.encode()!r}")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setenv("HF_TOKEN", SECRET + around)
+    with pytest.raises(ModelError, match="Illegal header value b'Bearer …") as caught:
+        comet.fetch(comet.DEFAULT, None, lambda line: None)
+    assert given == [SECRET] and SECRET not in str(caught.value)
+
+
+def test_a_token_that_no_request_can_carry_is_refused_before_one_is_made(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("was asked"))
+    monkeypatch.setenv("HF_TOKEN", f"{SECRET[:9]}\n{SECRET[9:]}")
+    with pytest.raises(DataError, match="HF_TOKEN holds characters") as caught:
+        comet.fetch(comet.DEFAULT, None, lambda line: None)
+    assert "sss" not in str(caught.value)
+
+
+def test_the_client_of_the_hub_takes_a_token_with_a_line_end(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real client and a Hub on this machine: it is asked with the bare token, and what it answers is one line."""
+    import huggingface_hub.constants
+    from stand_in_hub import StandInHub
+
+    with StandInHub({}) as server:
+        for name, value in (("ENDPOINT", server.url), ("HF_HUB_CACHE", str(tmp_path / "cache"))):
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", f"{SECRET}\n")
+        with pytest.raises(ModelError) as caught:
+            comet.fetch(comet.DEFAULT, None, lambda line: None)
+        assert {token for *_, token in server.requests} == {f"Bearer {SECRET}"}
+    assert SECRET not in str(caught.value) and "\n" not in str(caught.value)
+
+
 ROWS = [
     {"source": f"The dog {i} sees the house.", "target": f"Koer {i} näeb maja.", "article": i // 3} for i in range(12)
 ]

@@ -374,6 +374,32 @@ def test_what_cannot_be_read_is_counted_and_the_rest_is_read(words: Words, tmp_p
     assert found.tally.not_utf8 == 1 and next(iter(found.places.values())).line == 2
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_line_that_is_too_long_is_passed_over_in_little_memory(
+    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    items = [words.text(12) for _ in range(3)]
+    first, long, second, last = (json.dumps({"text": one}).encode() for one in (items[0], "a" * 90_000, *items[1:]))
+    content = b"\n".join([first, long, second, b"no JSON", long[:-2] + items[2].encode() + b'"}', last, long])
+    path = tmp_path / ("c.jsonl.gz" if packed else "c.jsonl")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    tests = material(*(([item], []) for item in items))
+    monkeypatch.setattr(corpus, "CHUNK", 1000)
+
+    def read() -> tuple[int, int, set[tuple[str, int]], int]:
+        found = scan.scan(corpus.sources(str(path)), tests, processes=1)
+        largest = max(len(chunk.content) for chunk in corpus.chunks(corpus.sources(str(path)), "text", 0))
+        assert found.tally.bytes == len(content)  # all was gone through
+        lines = {(tests.texts[number], place.line) for number, place in found.places.items()}
+        return found.tally.documents, found.tally.damaged, lines, largest
+
+    assert read()[:2] == (6, 1)  # the control: nothing is too long
+    monkeypatch.setattr(corpus, "LONGEST_LINE", 5000)
+    documents, damaged, lines, largest = read()
+    assert (documents, damaged) == (3, 4) and largest < 8000
+    assert lines == set(zip(text.plain(items), (1, 3, 6), strict=True))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -19,7 +19,8 @@ from estbench.errors import ConfigError, DataError
 
 CHUNK = 1 << 20  # bytes that are read at once
 ROWS = 256  # of Parquet
-LONGEST_LINE = 1 << 28  # bytes; no document of a text corpus is that long
+LONGEST_LINE = 1 << 28  # bytes of JSONL; no document of a text corpus is that long
+TOO_LONG = b"{"  # stands for a longer line: no JSON, so that it is counted with the damaged ones
 PACKED = (".gz", ".zst")
 TABULAR = (".jsonl", ".ndjson", ".parquet")
 BOM = b"\xef\xbb\xbf"
@@ -63,7 +64,7 @@ class Tally:
     documents: int = 0  # lines of JSONL and rows of Parquet
     pieces: int = 0  # of plain text, as it was read
     bytes: int = 0
-    damaged: int = 0  # lines that are no JSON object
+    damaged: int = 0  # lines that are no JSON object, or longer than LONGEST_LINE
     not_utf8: int = 0  # lines
     lacking: int = 0  # rows whose field is not there or no text
     fields: list[str] = field(default_factory=list)  # of the first row that lacks it
@@ -129,19 +130,27 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _lines(number: int, source: Source, overlap: int) -> Iterator[Chunk]:
-    """Whole lines, about CHUNK bytes at once; plain text without line ends is cut at spaces."""
-    line, before, fresh = 1, b"", 0
+    """Whole lines, about CHUNK bytes at once; plain text without line ends is cut at spaces.
+
+    Of a line of JSONL beyond LONGEST_LINE nothing is kept: TOO_LONG takes its place.
+    """
+    line, before, fresh, skipping = 1, b"", 0, False
     held: list[bytes] = []
     with _opened(source.path) as stream:
         while data := stream.read(CHUNK):
             fresh += len(data)
+            if skipping:
+                _, line_end, after = data.partition(b"\n")
+                if not line_end:
+                    continue
+                data, skipping = line_end + after, False
             cut = data.rfind(b"\n") + 1
             if not cut and source.kind == "text" and len(held) > 2:
                 cut = data.rfind(b" ") + 1 or len(data)
             if not cut:
                 held.append(data)
-                if len(held) * CHUNK > LONGEST_LINE:
-                    raise DataError(f"{source.path}, line {line} is longer than {LONGEST_LINE >> 20} MB: no document.")
+                if sum(map(len, held)) > LONGEST_LINE:
+                    held, skipping = [TOO_LONG], True
                 continue
             content = b"".join((before, *held, data[:cut]))
             held = [data[cut:]]

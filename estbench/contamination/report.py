@@ -95,7 +95,7 @@ def warnings(found: Row) -> list[str]:
     """What of the corpus could not be read, a line a kind."""
     unread = found["unread"]
     lines = {
-        f"{unread['damaged']:,} lines are no JSON object and were passed over.": unread["damaged"],
+        f"{unread['damaged']:,} lines are no JSON object, or too long, and were passed over.": unread["damaged"],
         f"{unread['not_utf8']:,} lines are not UTF-8 and were passed over.": unread["not_utf8"],
         f"{unread['lacking']:,} rows have no text in the field and were passed over.": unread["lacking"],
     }

@@ -217,6 +217,7 @@ def _check(found: Found, files: list[Source], name: str) -> None:
         )
     if tally.damaged or tally.not_utf8:
         raise DataError(
-            f"{corpus}: nothing can be read, {tally.damaged:,} lines are no JSON object, {tally.not_utf8:,} not UTF-8."
+            f"{corpus}: nothing can be read, {tally.damaged:,} lines are no JSON object or too long, "
+            f"{tally.not_utf8:,} not UTF-8."
         )
     raise DataError(f"{corpus}: there is no text.")

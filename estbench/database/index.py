@@ -156,8 +156,11 @@ def _read_task(run: Run, rows: _Rows, position: int, task: str, card: dict[str, 
 
 
 def _has_samples(run: Run, task: str) -> bool:
-    """False for results imported from elsewhere, which have scores only, and for items that an export left out."""
-    return (run.path / "samples").is_dir() and task not in run.manifest.get("items_left_out", ())
+    """False for results imported from elsewhere, which have scores only, for items that an export left out, and for
+    golds that are withheld: an answer and whether it is right would give them away."""
+    card = run.manifest["tasks"][task]
+    here = (run.path / "samples").is_dir() and task not in run.manifest.get("items_left_out", ())
+    return here and card.get("access") != "withheld"
 
 
 def _share(run: Run, rows: _Rows, task: str, samples: list[Sample]) -> dict[str, str | None]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from estbench import environments
 from estbench.errors import ConfigError, EngineError, ModelError
+from estbench.hub import hf_token, without_token
 from estbench.identity import FileHashes, digest
 from estbench.workers import Worker
 
@@ -105,7 +106,10 @@ def find(name: str, accepted: str | None = None) -> Model:
 
 
 def fetch(name: str, accepted: str | None, say: Callable[[str], None]) -> Model:
-    """Download a model, and its encoder's configuration and tokenizer, into the Hub's cache. ModelError if it fails."""
+    """Download a model, and its encoder's configuration and tokenizer, into the Hub's cache.
+
+    ModelError if it fails, DataError for an HF_TOKEN that no request can carry.
+    """
     if Path(name).expanduser().is_dir() or not _is_hub_name(name):
         return find(name, accepted)
     if NON_COMMERCIAL_NAMES.search(name):
@@ -123,7 +127,7 @@ def _download(name: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    token = os.environ.get("HF_TOKEN") or False
+    token = hf_token() or False  # False: a token that other programs stored is not used
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, token=token))
     except GatedRepoError:
@@ -136,7 +140,7 @@ def _download(name: str, patterns: list[str]) -> Path:
             f"{name} can't be fetched, the Hub can't be reached: run the same command where there is a network."
         ) from None
     except Exception as error:  # what the Hub's client and its HTTP library raise changes with their versions
-        reason = " ".join(str(error).split())[:200]
+        reason = without_token(" ".join(str(error).split()))[:200]
         raise ModelError(f"{name} could not be fetched ({type(error).__name__}: {reason}): try again.") from None
 
 
