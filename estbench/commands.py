@@ -129,7 +129,7 @@ def tasks_list(settings: TasksSettings) -> int:
             "shots": task.shots,
             "suites": ", ".join(suite.name for suite in registry.suites.values() if task.name in suite.tasks),
         }
-        for task in registry.tasks.values()
+        for task in (*registry.tasks.values(), *(task for part in registry.included for task in part.tasks.values()))
     ]
     if not wants_table(settings.output):
         suites = {s.name: {"title": s.title, "form": s.form, "tasks": s.tasks} for s in registry.suites.values()}
@@ -298,7 +298,7 @@ def contamination(settings: ContaminationSettings) -> int:
     for line in contaminated.warnings(found):
         report.say(line)
     print(contaminated.as_text(found)) if wants_table(settings.output) else print(report.as_json(found))
-    return 0
+    return 1 if found["broken"] else 0
 
 
 def comet(settings: CometSettings) -> int:

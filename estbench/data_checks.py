@@ -59,6 +59,9 @@ def _verify_copy(ref: DatasetRef, place: Path, locked: Entry | None) -> list[Fin
         return findings
     ours = place in (data.own_place(), *data.places(data.SAMPLES))
     for split in _splits(ref, place, listed):
+        if not all((place / ref.folder / file).is_file() for file in ref.files(split)):
+            say(split, "note", "not in this copy: `estbench data pull` fetches it")
+            continue
         try:
             rows = data.read_split(ref, split, place)
             changes = differences(locked, data.entry_of_copy(ref, {split: rows}, place), [split]) if locked else []

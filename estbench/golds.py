@@ -1,6 +1,6 @@
 """Golds that are not published: rows come without them, and a maintainer's file supplies them.
 
-    gold: {key: qID, fields: [answer]}     # metadata of the task file
+    gold: {key: qID, fields: [answer], values: ["1", "2"]}     # metadata of the task file
     gold=FILE                              # JSON lines: {"qID": "...", "answer": "..."}
 
 A gold never enters a hash of a single row: with two options it could be found by trying both.
@@ -27,7 +27,7 @@ def apply_gold(rows: Sequence[Row], spec: Any, path: Path | None) -> list[Row]:
     open_rows = [row for row in rows if _lacks(row, fields)]
     if path is None or not open_rows:
         return [dict.fromkeys(fields) | row for row in rows]
-    golds = _read(path, key, fields)
+    golds = _read(path, key, fields, [str(value) for value in spec.get("values", [])])
     if any(key not in row for row in open_rows):
         raise DataError(f"The rows have no field {key!r} that golds could be found by: correct metadata.gold.")
     lacking = [row[key] for row in open_rows if row[key] not in golds]
@@ -59,8 +59,11 @@ def gold_hash(rows: Iterable[Row], spec: Any) -> str:
 
 
 def _parts(spec: Any) -> tuple[str, list[str]]:
-    if not isinstance(spec, dict) or set(spec) != {"key", "fields"} or not isinstance(spec["fields"], list):
-        raise ConfigError("metadata.gold has to be {key: FIELD, fields: [FIELD, ...]}: correct the task file.")
+    whole = isinstance(spec, dict) and {"key", "fields"} <= set(spec) <= {"key", "fields", "values"}
+    if not whole or not isinstance(spec["fields"], list) or not isinstance(spec.get("values", []), list):
+        raise ConfigError(
+            "metadata.gold has to be {key: FIELD, fields: [FIELD, ...]}, perhaps with values: [...]: correct it."
+        )
     return str(spec["key"]), [str(name) for name in spec["fields"]]
 
 
@@ -68,7 +71,7 @@ def _lacks(row: Row, fields: Sequence[str]) -> bool:
     return any(row.get(name) is None for name in fields)
 
 
-def _read(path: Path, key: str, fields: Sequence[str]) -> dict[Any, Row]:
+def _read(path: Path, key: str, fields: Sequence[str], values: Sequence[str]) -> dict[Any, Row]:
     cure = f"write a line {{{', '.join(repr(name) for name in (key, *fields))}}} of JSON for each item."
     golds: dict[Any, Row] = {}
     for number, row in enumerate(read_rows(path, cure), 1):
@@ -78,5 +81,7 @@ def _read(path: Path, key: str, fields: Sequence[str]) -> dict[Any, Row]:
             raise DataError(f"{path}, item {number}: {key} is neither text nor number: {cure}")
         if row[key] in golds:
             raise DataError(f"{path} has {key} {row[key]!r} twice: keep one of them.")
-        golds[row[key]] = {name: row[name] for name in fields}
+        golds[row[key]] = {name: str(row[name]).strip() if values else row[name] for name in fields}
+        if wrong := [value for value in golds[row[key]].values() if values and value not in values]:
+            raise DataError(f"{path}, item {number}: the gold {wrong[0]!r} is none of {', '.join(values)}.")
     return golds

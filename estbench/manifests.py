@@ -109,10 +109,17 @@ def series(job: Job, tasks: dict[str, Any]) -> str:
     per_task = {}
     for plan in job.plans:
         row = tasks[plan.card.name]
-        files = identity.digest(registry.read_yaml(plan.card.path))
+        files = identity.digest(_with_text_keys(registry.read_yaml(plan.card.path)))
         per_task[plan.card.name] = [files, row["scorer"], row["data"]["hash"], row["shots"], row["n_docs"]]
     settings, of = job.settings, (job.settings.slice or "").partition("/")[2]
     return identity.digest([job.response_id, per_task, settings.seed, settings.limit, settings.truncate, of])
+
+
+def _with_text_keys(value: Any) -> Any:
+    """What YAML holds, as JSON can: a key may be a number there."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(part) for key, part in value.items()}
+    return [_with_text_keys(part) for part in value] if isinstance(value, list) else value
 
 
 def changed(settings: EvalSettings) -> dict[str, Any]:

@@ -33,7 +33,11 @@ def take_in(paths: Sequence[Path], say: Callable[[str], None]) -> list[Run]:
             merged.append(merge(slices))
             say(f"{n} slices make the run {merged[-1].id}.")
         else:
-            say(f"Slices {', '.join(map(str, here))} of {n} are here; the run is made when all are.")
+            numbers = ", ".join(map(str, here))
+            say(
+                f"{len(here)} of {n} slices of one evaluation are here (number {numbers}), the run is made of all. "
+                "They belong together if model, tasks, data, settings and estbench's code are the same."
+            )
     return [*taken, *merged]
 
 

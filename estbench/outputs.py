@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from estbench.engines.base import Generated
+from estbench.engines.base import Generated, Response
 from estbench.errors import ConfigError, DataError
 from estbench.registry import Registry, Task
 from estbench.runs import Sample, Score
@@ -54,7 +54,7 @@ def score(task: str, outputs: Path, *, gold: Path | None = None, data_dir: Path 
             f"{len(lacking):,} of {len(hashes):,} documents have no answer (doc_id {named}): they are errors, not part "
             "of n."
         )
-    samples = _samples(lm, answers, hashes)
+    samples = _samples(lm, answers, hashes, say)
     return score_task(
         card.name,
         samples,
@@ -148,7 +148,7 @@ def _is_record(line: str) -> bool:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return isinstance(row, dict) and "doc_id" in row
+    return isinstance(row, dict) and ("doc_id" in row or "response" in row)
 
 
 def _records(path: Path, lines: Sequence[str], hashes: Sequence[str]) -> dict[int, str]:
@@ -174,11 +174,16 @@ def _records(path: Path, lines: Sequence[str], hashes: Sequence[str]) -> dict[in
     return answers
 
 
-def _samples(lm: LmTask, answers: dict[int, str], hashes: Sequence[str]) -> list[Sample]:
+def _samples(lm: LmTask, answers: dict[int, str], hashes: Sequence[str], say: Say) -> list[Sample]:
     from estbench.plan import cluster_of, prompt_hash
 
     rendered = {doc_id: lm.render(doc_id) for doc_id in sorted(answers)}
-    asked = [(doc_id, doc, [_response(doc, answers[doc_id])]) for doc_id, doc in rendered.items()]
+    responses = {doc_id: _response(doc, answers[doc_id]) for doc_id, doc in rendered.items()}
+    cut = sum(len(answers[doc_id].rstrip()) > len(response.text) for doc_id, response in responses.items())
+    if cut:
+        other = f"; answers of chat models belong to task={lm.card.name}_chat" if lm.card.form == "completion" else ""
+        say(f"{cut:,} of {len(responses):,} answers were cut at a stop of {lm.card.name}, as an engine does{other}.")
+    asked: list[tuple[int, Rendered, list[Response]]] = [(i, rendered[i], [responses[i]]) for i in rendered]
     return [
         Sample(
             task=lm.card.name,
@@ -196,7 +201,7 @@ def _samples(lm: LmTask, answers: dict[int, str], hashes: Sequence[str]) -> list
     ]
 
 
-def _response(doc: Rendered, answer: str) -> Any:
+def _response(doc: Rendered, answer: str) -> Generated:
     """The answer as an engine would have given it: cut before the first stop string."""
     stops = doc.decoding.stop if doc.decoding else ()
     cuts = [place for stop in stops if (place := answer.find(stop)) >= 0]

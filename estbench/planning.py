@@ -157,6 +157,7 @@ def prompt(settings: ShowSettings) -> dict[str, Any]:
         else "chat messages; give model= to see its template",
         "shots": lm.shots,
         "prompt": rendered.prompt,
+        "contexts": list(dict.fromkeys(context for context, _ in rendered.pairs)),
         "continuations": [continuation for _, continuation in rendered.pairs],
         "target": rendered.target,
         "stops": list(rendered.decoding.stop) if rendered.decoding else [],
@@ -181,12 +182,9 @@ def _ids(view: dict[str, Any], pairs: list[tuple[str, str]], tokens: Tokens) -> 
 def prompt_text(view: dict[str, Any]) -> str:
     """The prompt for a terminal: plain text, so that nothing in it is taken for markup."""
     rule = "─" * 72
-    lines = [
-        f"{view['task']} · document {view['doc']} · {view['shots']} shots · template: {view['template']}",
-        rule,
-        view["prompt"],
-        rule,
-    ]
+    lines = [f"{view['task']} · document {view['doc']} · {view['shots']} shots · template: {view['template']}", rule]
+    for context in view["contexts"] or [view["prompt"]]:  # several where options are contexts of one ending
+        lines += [context, rule]
     if view["continuations"]:
         lines += ["continuations:", *(f"  {text!r}" for text in view["continuations"])]
     lines.append(f"target: {view['target']!r}")

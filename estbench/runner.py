@@ -139,6 +139,9 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
     if not plans:
         name, reason = next(iter(lacking.items()))
         raise type(reason)(f"None of the tasks can run here. {name}: {reason}")
+    unpinned = [plan.card.name for plan in plans if _is_unpinned(plan)]
+    if unpinned:
+        say(f"data.lock does not say which data is meant for {', '.join(unpinned)}: scores are of the copy found here.")
     for plan in plans:
         if plan.lm.dataset.sample:
             say(f"{plan.card.name}: sample data, {plan.n_docs} documents of our own: for trying only.")
@@ -158,6 +161,17 @@ def _check_mergeable(plans: Sequence[TaskPlan]) -> None:
                 raise ConfigError(
                     f"{plan.card.name} aggregates {metric} itself, which needs all documents: leave slice= out."
                 )
+
+
+def _is_unpinned(plan: TaskPlan) -> bool:
+    """Whether nothing vouches for a task's data: neither the lock nor that it comes with estbench."""
+    dataset = plan.lm.dataset
+    return (
+        dataset.matches_lock is None
+        and not dataset.sample
+        and plan.card.dataset is not None
+        and not data.is_own(dataset.ref)
+    )
 
 
 def scope_of(settings: EvalSettings) -> Scope:

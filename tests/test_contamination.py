@@ -388,7 +388,7 @@ def test_a_line_that_is_too_long_is_passed_over_in_little_memory(
 
     def read() -> tuple[int, int, set[tuple[str, int]], int]:
         found = scan.scan(corpus.sources(str(path)), tests, processes=1)
-        largest = max(len(chunk.content) for chunk in corpus.chunks(corpus.sources(str(path)), "text", 0))
+        largest = max(len(chunk.content) for chunk in corpus.chunks(corpus.sources(str(path)), "text", 0, []))
         assert found.tally.bytes == len(content)  # all was gone through
         lines = {(tests.texts[number], place.line) for number, place in found.places.items()}
         return found.tally.documents, found.tally.damaged, lines, largest
@@ -419,6 +419,16 @@ def test_a_corpus_that_cannot_be_read_is_one_line(name: str, content: bytes, mes
     with pytest.raises(DataError) as raised:
         look(tmp_path / name, material((["üks kaks kolm neli viis"], [])))
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_damaged_file_among_good_ones_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    item = "üks kaks kolm neli viis kuus seitse kaheksa"
+    (tmp_path / "a.jsonl.zst").write_bytes(b"no zstd at all")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 and more")
+    (tmp_path / "c.jsonl").write_text(json.dumps({"text": item}), "utf-8")
+    found = scan.scan(corpus.sources(str(tmp_path)), material(([item], [])), processes=1)
+    assert len(found.broken) == 2 and "a.jsonl.zst" in found.broken[0] and "b.parquet" in found.broken[1]
+    assert found.tally.documents == 1 and len(found.places) == 1
 
 
 def test_a_path_that_fits_no_file_and_a_folder_without_text_are_refused(tmp_path: Path) -> None:

@@ -82,7 +82,9 @@ def test_a_private_export_has_everything(world: World, home: Path, tiny_model: P
         export(run, tmp_path / "private", private=True)
 
 
-def test_withheld_golds_are_in_no_run_folder(world: World, home: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_withheld_golds_are_not_written_and_their_items_never_leave(
+    world: World, home: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     answers = [f"kuldvastus-{i}" for i in range(12)]
     secret = {
         **{key: value for key, value in TEXT.items() if key != "metadata"},
@@ -116,3 +118,34 @@ def test_withheld_golds_are_in_no_run_folder(world: World, home: Path, tiny_mode
     assert score.value is None and score.reason == "golds are withheld: gold=FILE"
     assert len(list(unscored.responses("words"))) == 12  # nothing is forwarded again once the golds are there
     assert unscored.id != scored.id
+    # an answer and whether it is right give a gold away: neither the database nor a public export has them
+    with open_database(None) as database:
+        index_run(database, scored)
+        with database.engine.connect() as connection:
+            assert connection.exec_driver_sql("select count(*) from items").scalar() == 0
+            assert connection.exec_driver_sql("select count(*) from responses").scalar() == 0
+            assert connection.exec_driver_sql("select count(*) from scores").scalar() > 0
+    export(scored, tmp_path / "public", private=False)
+    assert [path.name for path in (tmp_path / "public").rglob("*") if path.is_file()].count("words.jsonl.gz") == 0
+
+
+def test_a_public_export_names_no_place_on_this_machine(
+    world: World, home: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = evaluate(world, tiny_model, "both")
+    assert str(tmp_path) in (run.path / "manifest.json").read_text("utf-8")
+    export(run, tmp_path / "public", private=False)
+    text = everything(tmp_path / "public")
+    assert str(tmp_path) not in text and str(tiny_model.parent) not in text and tiny_model.name in text
+
+
+def test_a_run_folder_with_an_odd_name_is_exported_like_any_other(
+    world: World, home: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    world.edit("words", metadata=TEXT["metadata"] | {"publish_items": False})
+    run = evaluate(world, tiny_model, "both")
+    odd = Run(run.path.rename(tmp_path / "samples"))
+    (odd.path / "notes.txt").write_text("Mis on number 3?")
+    export(odd, tmp_path / "public", private=False)
+    assert not (tmp_path / "public" / "notes.txt").exists()
+    assert not list((tmp_path / "public").rglob("words.jsonl.gz"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import textwrap
 from pathlib import Path
@@ -86,13 +87,94 @@ def test_code_of_others_does_not_run_unless_it_is_trusted(folder: Path, tmp_path
     assert LmTask(card).functions[0].__name__ == "answer" and (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "task: sly\ndoc_to_text: !function evil.f\ndoc_to_text: plain\n",
+        "include: _base.yaml\ntask: sly\ndoc_to_text: plain\n",
+        "task: sly\nmetadata: {? !function evil.f : 1}\n",
+    ],
+    ids=["overwritten", "overridden", "a key"],
+)
+def test_a_function_that_is_not_used_is_not_imported_either(folder: Path, tmp_path: Path, text: str) -> None:
+    touch = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\ndef f(doc):\n    return 'x'\n"
+    (folder / "evil.py").write_text(touch, "utf-8")
+    (folder / "_base.yaml").write_text("include: _shared.yaml\ndoc_to_text: !function evil.f\n", "utf-8")
+    rest = "output_type: generate_until\ndoc_to_target: x\n" + ("" if "include" in text else "include: _shared.yaml\n")
+    (folder / "sly.yaml").write_text(text + rest, "utf-8")
+    with contextlib.suppress(ConfigError):  # refused is as good
+        LmTask(Registry(include=[folder]).task("sly")).render(0)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("include: odd.yaml\ntask: odd\n", "includes itself"),
+        ("include: {a: 1}\ntask: odd\n", "include has to name files"),
+        ("task: odd\ndataset_kwargs: 3\n", "dataset_kwargs has to be a mapping"),
+        ("task: odd\nmetadata: {title: abc}\n", "metadata.title"),
+        ("task: odd\nmetadata: {chance: abc}\n", "metadata.chance"),
+        ("task: odd\nmetadata: {form: nonsense}\n", "metadata.form"),
+        ("task: odd\nmetric_list: acc\n", "metric_list has to be a list"),
+        ("task: odd\ndoc: !!python/object/apply:os.system [true]\n", "not valid YAML"),
+        ("- task\n", "has to hold a mapping"),
+    ],
+)
+def test_what_is_no_task_file_is_one_line(folder: Path, text: str, words: str) -> None:
+    (folder / "odd.yaml").write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=words) as raised:
+        Registry(include=[folder]).select("pick")
+    assert "\n" not in str(raised.value)
+
+
+def test_dates_and_odd_tags_in_a_task_file_do_no_harm(home: Path, folder: Path, tiny_model: Path) -> None:
+    text = (folder / "pick.yaml").read_text("utf-8") + "metadata: {created: 2024-05-01, 3: three}\n"
+    (folder / "pick.yaml").write_text(text.replace("tag: odd", "tag: 3"), "utf-8")
+    assert [task.name for task in Registry(include=[folder]).select("3").tasks] == ["pick"]
+    assert _ours("pick", tiny_model, include=str(folder)).scores()[0].n == 9
+
+
+def test_files_elsewhere_on_this_machine_are_not_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("saladus\n")
+    kwargs = {"data_files": {"test": str(tmp_path / "secret.txt")}}
+    write(folder, "thief.yaml", task="thief", dataset_path="text", dataset_kwargs=kwargs, test_split="test",
+          output_type="generate_until", doc_to_text="{{text}}", doc_to_target="x")  # fmt: skip
+    with pytest.raises(DataError, match="neither beside it nor below"):
+        LmTask(Registry(include=[folder]).task("thief"))
+
+
+def test_a_text_that_looks_like_a_template_is_shown_as_it_is(folder: Path) -> None:
+    rows_ = [{"question": 'Mis on {{ "x" }}?', "first": "a", "second": "b", "label": 0}] * 2
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_), "utf-8")
+    assert '{{ "x" }}' in LmTask(Registry(include=[folder]).task("pick")).render(0).prompt
+
+
+def test_an_aggregation_of_theirs_makes_the_score(home: Path, folder: Path, tiny_model: Path) -> None:
+    (folder / "utils.py").write_text(
+        "def answer(doc, results):\n    return {'acc': 1.0}\ndef most(items):\n    return 42.0\n"
+    )
+    text = "include: _shared.yaml\ntask: coded\noutput_type: generate_until\ndoc_to_target: x\n"
+    text += "generation_kwargs: {until: ['\\n'], max_gen_toks: 3}\nprocess_results: !function utils.answer\n"
+    text += "metric_list: [{metric: acc, aggregation: !function utils.most, higher_is_better: true}]\n"
+    (folder / "coded.yaml").write_text(text, "utf-8")
+    [score] = _ours("coded", tiny_model, include=str(folder), trust_task_code=str(folder)).scores()
+    assert score.value == 42.0 and score.primary and score.metric == "acc"
+    with pytest.raises(ConfigError, match="aggregates acc itself"):
+        _ours("coded", tiny_model, include=str(folder), trust_task_code=str(folder), slice="1/2")
+
+
 def test_a_change_of_trusted_code_changes_the_scorer(folder: Path) -> None:
     with_code(folder)
     registry_of = Registry(include=[folder], trusted=[folder])
     before = LmTask(registry_of.task("coded")).scorer()
     assert LmTask(registry_of.task("coded")).scorer() == before
-    (folder / "helpers.py").write_text("X = 1\n")  # what it may import lies beside it
-    assert LmTask(registry_of.task("coded")).scorer() != before
+    seen = {before}
+    for helper in ("helpers.py", "below/utils.py"):  # what it may import lies beside it or below, under any name
+        (folder / helper).parent.mkdir(exist_ok=True)
+        (folder / helper).write_text("X = 1\n")
+        seen.add(LmTask(registry_of.task("coded")).scorer())
+    assert len(seen) == 3
 
 
 def test_templates_of_others_see_no_internals(folder: Path) -> None:

@@ -136,3 +136,13 @@ def test_a_task_that_withholds_nothing_takes_no_golds(card: registry.Task, tmp_p
     found = lm_tasks.load_rows(registry.Registry().task("toy"), None, gold=tmp_path / "not read.jsonl")
     assert (found.splits["test"], found.withheld, found.gold_hash) == (ROWS, False, None)
     assert "gold=FILE" in golds.REASON
+
+
+def test_a_gold_that_is_no_answer_is_found_when_the_file_is_read(tmp_path: Path) -> None:
+    spec = SPEC | {"values": ["1", "2"]}
+    for wrong in ("3", "A", "", "option1"):
+        path = gold_file(tmp_path, [*GOLDS[:2], {"qID": "q2", "answer": wrong}])
+        with pytest.raises(DataError, match=r"gold\.jsonl, item 3: the gold .* is none of 1, 2"):
+            apply_gold(ROWS, spec, path)
+    numbers = [row | {"answer": int(row["answer"])} for row in GOLDS]  # written as numbers: the same golds
+    assert apply_gold(ROWS, spec, gold_file(tmp_path, numbers)) == apply_gold(ROWS, spec, gold_file(tmp_path, GOLDS))

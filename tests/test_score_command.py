@@ -256,3 +256,18 @@ def test_the_table_is_evals(world: World, run: Cli, tmp_path: Path, answers: lis
     _, found, _ = run("task=words", f"outputs={write(tmp_path / 'a.jsonl', answers)}", "output=table")
     for word in ("a.jsonl", "words", "exact_match", "95 % interval", "33.3"):
         assert word in found["table"]
+
+
+def test_records_without_doc_id_are_not_taken_for_answers(world: World, run: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "answers.txt"
+    path.write_text("".join(json.dumps({"id": i, "response": "x"}) + "\n" for i in range(12)), "utf-8")
+    code, _, err = run("task=words", f"outputs={path}")
+    assert code == 2 and "needs doc_id" in err
+
+
+def test_answers_that_a_stop_cuts_are_counted(world: World, run: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    said = ["\nõun", "pirn", "tool \n"]  # the last one loses nothing but a space
+    path.write_text("".join(json.dumps({"doc_id": i, "response": text}) + "\n" for i, text in enumerate(said)), "utf-8")
+    code, _, err = run("task=words", f"outputs={path}")
+    assert code == 0 and "1 of 3 answers were cut at a stop of words" in err and "task=words_chat" in err

@@ -106,8 +106,11 @@ def _kind(path: Path) -> str:
     return {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}.get(ending, "text")
 
 
-def chunks(found: list[Source], name: str, overlap: int) -> Iterator[Chunk]:
-    """All chunks in order. name: the field with the text. overlap: bytes that chunks of plain text share."""
+def chunks(found: list[Source], name: str, overlap: int, broken: list[str]) -> Iterator[Chunk]:
+    """All chunks in order. name: the field with the text. overlap: bytes that chunks of plain text share.
+
+    A file that can't be read to its end adds a line to `broken`, and the next one is read.
+    """
     for number, source in enumerate(found):
         try:
             if source.kind == "parquet":
@@ -116,7 +119,9 @@ def chunks(found: list[Source], name: str, overlap: int) -> Iterator[Chunk]:
                 yield from _lines(number, source, overlap if source.kind == "text" else 0)
         except (OSError, EOFError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"{source.path} can't be read to its end ({reason}): make it anew.") from None
+            broken.append(f"{source.path} can't be read to its end ({reason}): make it anew.")
+        except DataError as error:
+            broken.append(str(error))
 
 
 def _opened(path: Path) -> BinaryIO:

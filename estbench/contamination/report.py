@@ -72,6 +72,7 @@ def look(
         "documents": tally.documents,
         "bytes": tally.bytes,
         "seconds": round(found.seconds, 1),
+        "broken": found.broken,
         "unread": {"damaged": tally.damaged, "not_utf8": tally.not_utf8, "lacking": tally.lacking},
         "near": near,
         "run": run.id if run else None,
@@ -99,7 +100,7 @@ def warnings(found: Row) -> list[str]:
         f"{unread['not_utf8']:,} lines are not UTF-8 and were passed over.": unread["not_utf8"],
         f"{unread['lacking']:,} rows have no text in the field and were passed over.": unread["lacking"],
     }
-    return [line for line, count in lines.items() if count]
+    return [*found["broken"], *(line for line, count in lines.items() if count)]
 
 
 def as_text(found: Row) -> str:

@@ -53,6 +53,7 @@ class Found:
     units: list[list[list[int]]] = field(default_factory=list)  # task, item -> units
     near: dict[int, tuple[Place, float]] | None = None  # by unit, with the containment; None: not looked for
     tally: Tally = field(default_factory=Tally)
+    broken: list[str] = field(default_factory=list)  # files that could not be read to their end, and why
     seconds: float = 0.0
 
 
@@ -156,7 +157,7 @@ def scan(
             near.NearIndex(all_units).save(Path(folder))
             each = iter(owned)
             found.units = [[next(each) for _ in task.items] for task in tests.tasks]
-        stream = chunks(files, name, overlap)
+        stream = chunks(files, name, overlap, found.broken)
         for chunk, (hits, tally) in _answers(stream, processes, folder, name, with_near):
             _take(found, hits, str(files[chunk].path))
             found.tally.add(tally)
@@ -209,6 +210,8 @@ def _check(found: Found, files: list[Source], name: str) -> None:
     tally = found.tally
     if tally.documents or tally.pieces:
         return
+    if found.broken:
+        raise DataError(found.broken[0])
     corpus = str(files[0].path) + (f" and {len(files) - 1:,} more" if len(files) > 1 else "")
     if tally.lacking:
         raise DataError(
