@@ -1,5 +1,5 @@
 # make demo       from a fresh clone to a real evaluation: installs into .venv, evaluates the demo model
-# make test       the fast tests;  make test-all  adds the slow ones;  make check  lint and types
+# make test       the fast tests;  make test-all  adds the slow ones;  make check  lint, types and task files
 #
 # In a container that has its own torch (ROCm, CUDA): make demo VENV_FLAGS=--system-site-packages
 # Another Python or place: make demo PYTHON=python3.12 VENV=/scratch/me/estbench
@@ -32,6 +32,7 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo 'Not formatted; $(BIN)/ruff format . mends it:'; $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy
+	@$(BIN)/estbench tasks check output=json >/dev/null || { $(BIN)/estbench tasks check output=table; exit 1; }
 
 requirements: $(VENV)/.dev
 	@scripts/requirements.sh

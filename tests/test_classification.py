@@ -32,7 +32,8 @@ def oracle(pairs: list[tuple[int, int | None]]) -> tuple[float, float]:
         2 * (hits / n_given) * (hits / n_gold) / (hits / n_given + hits / n_gold) if hits else 0.0
         for hits, n_given, n_gold in zip(right, given, golds, strict=True)
     ]
-    return float((x * y).sum() / np.sqrt(spread)) if spread > 1e-9 else 0.0, float(np.mean(f1))
+    occurring = [score for score, n_given, n_gold in zip(f1, given, golds, strict=True) if n_given + n_gold]
+    return float((x * y).sum() / np.sqrt(spread)) if spread > 1e-9 else 0.0, float(np.mean(occurring))
 
 
 @given(PAIRS)
@@ -45,12 +46,13 @@ def test_scores_are_those_of_their_definitions(pairs: list[tuple[int, int | None
 @settings(deadline=None)
 @given(PAIRS)
 def test_scores_are_those_of_scikit_learn(pairs: list[tuple[int, int | None]]) -> None:
-    """An unanswered document is a label of its own there."""
+    """An unanswered document is a label of its own there, whose F1 is left out."""
     sklearn = pytest.importorskip("sklearn.metrics")
     gold, answers = [gold for gold, _ in pairs], [3 if given is None else given for _, given in pairs]
     matthews, macro = scores(pairs)
     assert matthews == pytest.approx(sklearn.matthews_corrcoef(gold, answers), abs=1e-9)
-    expected = sklearn.f1_score(gold, answers, labels=[0, 1, 2], average="macro", zero_division=0)
+    occurring = sorted({*gold, *answers} - {3})
+    expected = sklearn.f1_score(gold, answers, labels=occurring, average="macro", zero_division=0)
     assert macro == pytest.approx(expected, abs=1e-9)
 
 
@@ -67,6 +69,21 @@ def test_mcc_of_two_labels_is_the_textbook_formula() -> None:
 def test_macro_f1_by_hand() -> None:
     # label 0: 2 right of 2 given and 3 gold, F1 4/5; label 1: 1 right of 2 given and 1 gold, 2/3; label 2: 0
     assert scores([(0, 0), (0, 0), (0, 1), (1, 1), (2, None)])[1] == pytest.approx((4 / 5 + 2 / 3 + 0) / 3)
+
+
+def test_labels_that_occur_nowhere_do_not_lower_macro_f1() -> None:
+    assert scores([(0, 0), (1, 1)])[1] == 1.0
+    assert scores([(0, 0), (1, 1), (0, 2)])[1] == pytest.approx((2 / 3 + 1 + 0) / 3)  # label 2 is given: it counts
+    assert scores([(0, None)])[1] == 0.0
+    pairs: list[tuple[int, int | None]] = [(0, 0), (0, 4), (0, 0), (4, 4), (4, 4), (2, 0)]
+    assert scores(pairs, 7)[1] == pytest.approx((2 / 3 + 0 + 4 / 5) / 3)  # 2 is never given; 1, 3, 5, 6 are nowhere
+
+
+@pytest.mark.slow
+def test_labels_that_occur_nowhere_are_left_out_by_scikit_learn_too() -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    gold, given = [0, 0, 0, 4, 4, 2], [0, 4, 0, 4, 4, 0]
+    assert sklearn.f1_score(gold, given, average="macro", zero_division=0) == pytest.approx((2 / 3 + 0 + 4 / 5) / 3)
 
 
 @pytest.mark.parametrize("answer", [0, 1, 2, None])
@@ -164,3 +181,24 @@ def test_a_denied_label_is_not_an_answer(response: str, label: int | None) -> No
 )
 def test_nothing_is_guessed(response: str) -> None:
     assert named(response, SENTIMENT) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("Tekst ei ole positiivne. " * 20_000 + "Vastus: neutraalne", 1),
+        ("Positiivne või negatiivne? " * 20_000, None),
+        ("Vastus" + " " * 100_000 + "negatiivne", 2),
+        ("vastus" + "a" * 100_000 + " x", None),
+        ("positiivne" + '"' * 100_000, 0),
+    ],
+)
+def test_a_loop_is_read_to_its_end(text: str, label: int | None) -> None:
+    assert named(text, SENTIMENT) == label  # in quadratic time these take minutes
+
+
+def test_a_denial_counts_near_its_label_alone() -> None:
+    far = "Ma ei oska muud öelda, sest selles pikas tekstis on juttu väga paljudest asjadest ja inimestest, " + "kuid "
+    assert named(f"{far}positiivne", SENTIMENT) == 0
+    assert named(f"{far}ei ole eriti positiivne", SENTIMENT) is None
+    assert named(f"{'x' * 200}ei positiivne", SENTIMENT) == 0  # the end of a word is no "ei"

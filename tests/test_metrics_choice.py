@@ -88,6 +88,15 @@ OPTIONS = ["Ta läks koju.", "Ta jäi tööle.", "Ta sõitis Tartusse.", "Ta mag
         "Vastus: ta jäi tööle (vt teksti lõppu)",
         "Lõplik vastus: B",
         "Vale vastus on A, õige on B.",
+        "Vastus: B. Ei ole teisi sobivaid variante.",
+        "Vastus: B. Pole kahtlustki.",
+        "Vastus: B\n\nEi ole A, sest tekst räägib muust.",
+        "Vastus: B\nEi sobi ükski teine.",
+        "Õige vastus on B. Ei A ega C sobi.",
+        "Õige vastus: B. Ei, tegelikult A.",  # the first explicit one
+        "Teine",
+        "teine.",
+        "**Teine**",
     ],
 )
 def test_estonian_answers_are_understood(response: str) -> None:
@@ -138,6 +147,10 @@ def test_estonian_answers_are_understood(response: str) -> None:
         "Õige vastus on teine maailmasõda.",
         "Ebaõige vastus on B.",
         "Vastus A on vale.",
+        "Vastus: „B“ ei ole õige.",
+        "Vastus (B) pole õige.",
+        "Viies",
+        "Teine maailmasõda",
         "Ta jäigi tööle",
         "Tööle",
     ],
@@ -238,6 +251,27 @@ def test_inflected_options_are_not_guessed() -> None:
     assert chosen("Vastus: Tallinn ja Tartu", towns) == 2 and chosen("Vastus: Tartu", towns) == 1
 
 
+def test_a_bare_ordinal_is_an_answer_unless_it_is_an_options_text() -> None:
+    assert [chosen(answer, OPTIONS) for answer in ("Esimene.", "TEINE", "kolmas", "„Neljas“")] == [0, 1, 2, 3]
+    assert chosen("Kolmas", OPTIONS[:2]) is None
+    assert chosen("Esimene", ["teine", "esimene"]) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vastus on" + " " * 20_000 + "x",
+        "vastus on" + "\n" * 20_000 + "x",
+        "vastus on" + " *" * 20_000 + "x",
+        "vastus on " + "E. Vilde " * 20_000 + "x",
+        "\\boxed{" + " " * 20_000,
+        "1" * 20_000 + ". x",
+    ],
+)
+def test_runs_of_spaces_and_digits_end_as_no_answer(text: str) -> None:
+    assert chosen(text, ["E. Vilde", "J. Liiv"]) is None  # on such runs a pattern in cubic time takes hours
+
+
 def test_a_long_answer_is_read_at_once() -> None:
     text = "A on vale. B ei sobi. Ta arutleb edasi ja edasi. " * 500
     begin = time.process_time()
@@ -306,6 +340,20 @@ def test_rstd_is_the_spread_of_the_letters_recalls() -> None:
     assert rstd([(0, 0), (None, 0), (1, 1)]) == pytest.approx(np.std([0.5, 1]))  # C and D are never gold
     assert letter_counts(None, 1, 2) == [0, 1, 0, 0] and letter_counts(1, 1, 2) == [0, 1, 0, 1]
     assert get("rstd") is not None and not get("rstd").higher_is_better  # type: ignore[union-attr]
+
+
+def test_rstd_takes_documents_with_different_numbers_of_options() -> None:
+    metric = get("rstd")
+    assert metric is not None and metric.prepare is not None
+    values = [letter_counts(0, 0, 2), letter_counts(0, 1, 2), letter_counts(3, 3, 4), letter_counts(2, 1, 4)]
+    assert metric.prepare(values).tolist() == [
+        [1, 0, 0, 0, 1, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0, 0, 1],
+        [0, 1, 0, 0, 0, 0, 0, 0],
+    ]
+    assert aggregate("rstd", values) == pytest.approx(np.std([1, 0, 1]))  # A, B and D
+    assert aggregate("rstd", values[:2]) == pytest.approx(np.std([1, 0]))
 
 
 def test_consistency_is_the_share_of_questions_with_the_same_answer_in_both_orders() -> None:

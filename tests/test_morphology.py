@@ -111,6 +111,23 @@ def test_the_form_is_read_out_of_an_answer(response: str, form: str) -> None:
     assert inflected_form(response) == [form]
 
 
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("osastav " * 50_000, False),
+        ("majja või " * 50_000, True),
+        ("majja" + " " * 100_000 + "x", False),
+        ("x" + "\n" * 100_000 + "majja", False),
+        ("x" + "\n-" * 50_000, False),
+        ("majja" + "!" * 100_000, True),
+        ("majja" + "!" * 100_000 + "x", False),
+        ("seesütlev" + "a" * 100_000, False),
+    ],
+)
+def test_a_loop_is_read_to_its_end(text: str, right: bool) -> None:
+    assert is_form(text, ["majja"]) == right  # in quadratic time these take minutes
+
+
 @pytest.mark.parametrize("response", ["", "  \n", "<think>majas", "**"])
 def test_no_form_is_a_parse_failure(response: str) -> None:
     doc = {"noun_phrase": "maja", "plurality": "ainsuse", "case": "seesütlev", "inflection": ["majas"]}

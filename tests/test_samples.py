@@ -219,3 +219,37 @@ def test_data_sets_of_all_tasks_are_in_the_lock_file() -> None:
     locked = json.loads((Path(__file__).parents[1] / "tasks" / "data.lock").read_text("utf-8"))
     wanted = {str(ref) for ref in data.references(REAL.values()) if not data.is_own(ref)}
     assert wanted <= set(locked)
+
+
+def test_slices_of_all_kinds_of_tasks_make_the_very_run_of_one_process(
+    home: Path, mock_model: Callable[..., None]
+) -> None:
+    from estbench import merging, runner
+    from estbench.config import EvalSettings
+
+    mock_model(lambda prompt: "Vastus: A")
+    tasks = (
+        "exam_et,unimorph_et,estgec_l2,estner,estqa,valence_et,bits_per_byte_et,winogrande_et,ifeval_et,errnews,"
+        "estcopa_mcf,belebele_et_cf,mini_gec"
+    )
+    kinds = {TASKS[name].primary for name in tasks.split(",")}
+    assert len(kinds) >= 9
+
+    def evaluate(part: str | None) -> Any:
+        settings = EvalSettings(
+            model="mock",
+            tasks=tasks,
+            data="samples",
+            gold=str(GOLD / "winogrande_et.jsonl"),
+            slice=part,
+            missing="skip",
+        )
+        return runner.evaluate(runner.prepare(settings))
+
+    slices = [evaluate(f"{part}/3") for part in (1, 2, 3)]
+    [*_, merged] = merging.take_in([run.path for run in slices], lambda line: None)
+    scores, identity = merged.scores(), merged.manifest["identity"]
+    whole = evaluate(None)
+    assert whole.id == merged.id and whole.manifest["identity"]["result"] == identity["result"]
+    assert whole.scores() == scores and len(scores) > 30
+    assert any("/" in score.metric for score in scores) and any(score.value is None for score in scores)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from estbench.engines.base import Generated
 from estbench.metrics import aggregate, get
 from estbench.metrics.choice import LETTERS
 from estbench.registry import Registry
@@ -241,11 +242,12 @@ def test_exams_are_one_score_with_a_table_of_subjects(name: str, by: str) -> Non
     assert max(len(options(name, doc)) for doc in task.docs) == 15
 
 
-def test_without_golds_winogrande_has_no_score_and_its_answers_still_count_as_found() -> None:
+def test_without_golds_winogrande_is_asked_alike_and_has_no_score() -> None:
     chat, completion = built("winogrande_et_chat", gold=False), built("winogrande_et", gold=False)
     assert chat.docs[0]["answer"] is None and chat.task.doc_to_target(chat.docs[0]) == ""
-    assert set(chat.task.process_results(chat.docs[0], ["A"])) == {"parse_failure", "consistency"}
-    assert completion.task.process_results(completion.docs[0], [(-1.0, False), (-2.0, False)]) == {}
+    assert chat.dataset.withheld and completion.dataset.withheld
+    answered = chat.results([(0, chat.render(0), [Generated("A", 1, "stop")])])
+    assert [(doc_id, values) for doc_id, values, _ in answered] == [(0, {})]
     with_gold = built("winogrande_et")
     assert [with_gold.render(at).pairs for at in range(3)] == [completion.render(at).pairs for at in range(3)]
 

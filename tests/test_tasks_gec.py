@@ -76,6 +76,24 @@ def test_the_sentence_is_found_in_what_models_write(response: str) -> None:
     assert corrected_text(response, SOURCE) == RIGHT
 
 
+@pytest.mark.parametrize(
+    ("text", "corrected"),
+    [
+        ("**a " * 50_000, ("**a " * 50_000).strip()),
+        ("__a " * 50_000, ("__a " * 50_000).strip()),
+        ("a" + " " * 100_000 + "b", "a b"),
+        ("```\na" + " " * 100_000 + "b\n```", "a b"),
+    ],
+)
+def test_a_loop_is_read_to_its_end(text: str, corrected: str) -> None:
+    assert corrected_text(text, SOURCE) == corrected  # in quadratic time these take minutes
+
+
+def test_bold_text_ends_at_the_next_mark() -> None:
+    assert corrected_text("Ta **läheb **koju** kohe.", SOURCE) == "Ta **läheb koju kohe."
+    assert corrected_text("***Ta läheb*** koju.", SOURCE) == "Ta läheb koju."
+
+
 def test_several_sentences_are_kept() -> None:
     assert corrected_text("Ta läheb. Koju ta jääb.", SOURCE) == "Ta läheb. Koju ta jääb."
     assert corrected_text("Ta läheb.\nKoju ta jääb.", SOURCE) == "Ta läheb. Koju ta jääb."

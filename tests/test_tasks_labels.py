@@ -146,7 +146,7 @@ def test_only_checked_mmlu_questions_are_asked() -> None:
 
 
 def test_mmlu_letters_scored_and_generated() -> None:
-    doc = {"choices": ["one", "two", "three", "four"], "answer": 2}
+    doc = {"question": "How many?", "choices": ["one", "two", "three", "four"], "answer": 2}
     scored = tasks.mmlu_redux_letter_results(doc, [(-3.0, False), (-2.0, False), (-1.5, True), (-4.0, False)])
     assert scored == {"acc": 1, "rstd": [0, 0, 1, 0, 0, 0, 1, 0], "margin": 0.5}
     assert tasks.mmlu_redux_letter_results(doc, ["The answer is C."])["acc"] == 1

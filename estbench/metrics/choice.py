@@ -69,6 +69,16 @@ def order_answer(question: str, options: Sequence[str], answer: int | None) -> l
     return [int.from_bytes(key[:6], "big"), -1 if answer is None else ordered.index(options[answer])]
 
 
+def _padded(values: Sequence[Any]) -> Floats:
+    """(n, 2 × letters): `letter_counts` of documents whose numbers of options may differ. A letter that a document does
+    not have is not gold in it."""
+    letters = max(len(counts) for counts in values) // 2
+    rows = np.zeros((len(values), 2, letters))
+    for row, counts in zip(rows, values, strict=True):
+        row[:, : len(counts) // 2] = np.reshape(counts, (2, -1))
+    return rows.reshape(len(values), -1)
+
+
 def _recall_spread(sums: Floats) -> Floats:
     """Standard deviation of the letters' recalls (RStd, Zheng et al. 2024); letters that are never gold don't count."""
     golds, hits = np.split(np.asarray(sums, float), 2, axis=-1)
@@ -100,7 +110,7 @@ def _share(sums: Floats) -> Floats:
     return share
 
 
-RSTD = Metric("rstd", kind="corpus", higher_is_better=False, combine=_recall_spread)
+RSTD = Metric("rstd", kind="corpus", higher_is_better=False, prepare=_padded, combine=_recall_spread)
 CONSISTENCY = Metric("consistency", kind="corpus", prepare=_agreement, combine=_share)
 METRICS = (
     Metric("acc"),
@@ -118,18 +128,20 @@ METRICS = (
 
 def chosen(response: str, options: Sequence[str]) -> int | None:
     """The index of the option that the response names, or None."""
+    response = _single_spaces(response)
     text = re.sub(r"\\boxed\{\s*(?:\\text\{)?\s*(\w)\s*\}+", r"\1", without_thinking(response))
-    text = re.sub(r"[*_`#$]", "", text).strip()
+    text = re.sub(r"[*_`#$]", "", text)
     for option in options:  # "E. Vilde" names nobody by letter
         text = text.replace(option.strip(), " ") if re.match(r"\s*[A-ZÕÄÖÜŠŽ]\.\s?\w", option) else text
+    text = _single_spaces(text)
     patterns = _patterns(len(options))
     bare = patterns["letter"].fullmatch(text)
     if bare:
         return _index(bare[1])
     if (same := _said(response, options)) is not None:
         return same
-    if number := patterns["number"].fullmatch(text):
-        return _index(number[1])
+    if place := patterns["place"].fullmatch(text):
+        return _index(place[1])
     found = [match for name in ("answer", "opening") for match in _allowed(patterns, name, text)]
     if not found:
         found = list(_allowed(patterns, "variant", text))
@@ -138,6 +150,11 @@ def chosen(response: str, options: Sequence[str]) -> int | None:
         return _index(next(group for group in first.groups() if group))
     alone = {match[1] for match in _allowed(patterns, "alone", text)}
     return _index(alone.pop()) if len(alone) == 1 else None
+
+
+def _single_spaces(text: str) -> str:
+    """The text without empty lines and runs of spaces, on which patterns with several `\\s*` would be cubic."""
+    return "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
 
 
 def _said(response: str, options: Sequence[str]) -> int | None:
@@ -149,7 +166,7 @@ def _said(response: str, options: Sequence[str]) -> int | None:
     if len(whole) == 1 or not said:
         return whole[0] if whole else None
     head = re.split(r"(?:,|\s[–—-])?\s+(?:sest|kuna|because|since)\b|\s\(", said, maxsplit=1)[0]
-    numbered = re.fullmatch(r"(\d+)[.)]\s+(.+)", said)
+    numbered = re.fullmatch(r"(\d{1,2})[.)]\s+(.+)", said)
     if numbered and 1 <= int(numbered[1]) <= len(options):  # "2. Tartu", if Tartu is the second
         place = int(numbered[1]) - 1
         return place if normalise(options[place]) == normalise(numbered[2]) else None
@@ -205,7 +222,7 @@ def _patterns(options: int) -> dict[str, re.Pattern[str]]:
     named = rf"(?:{letter}|{ordinal}|{number})"
     return {
         "letter": re.compile(rf"[(\[\"'„]?([{upper}{lower}])[)\]\"'“”.:!,]*"),
-        "number": re.compile(rf"[(\[\"'„]?({digits})[)\]\"'“”.:!,]*"),
+        "place": re.compile(rf"[(\[\"'„]?({digits}|(?i:{ordinals}))[)\]\"'“”.:!,]*"),
         "answer": re.compile(
             rf"(?i:\b(?:vastus|vastuseks|answer|õige|correct)\b{_JOINED})(?i:{_NOUN}{_JOINED})?{named}"
         ),
@@ -222,8 +239,8 @@ def _patterns(options: int) -> dict[str, re.Pattern[str]]:
             rf"|\b([{upper}])\s+on\s+(?:õige|tõenäolisem|parem)\b"
         ),
         "alone": re.compile(rf"(?<![\w-])(?<![A-ZÕÄÖÜŠŽ]\. )([{without_roman}])(?![\w-]){_INITIALS}{_ARTICLE}"),
-        "denied": re.compile(
-            r"[)\].\"”“]*\s*(?:ei\b|pole\b|on (?:vale|väär|ebaõige|välistatud)|is (?:not|wrong|incorrect))",
+        "denied": re.compile(  # never past a full stop or line break: "Vastus: B. Ei ole teisi sobivaid variante."
+            r"[)\]\"”“]* ?(?:ei\b|pole\b|on (?:vale|väär|ebaõige|välistatud)|is (?:not|wrong|incorrect))",
             re.IGNORECASE,
         ),
         "denial": re.compile(

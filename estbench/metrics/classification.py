@@ -6,7 +6,7 @@
 
 A document's statistic is its cell of the confusion matrix, labels × (labels + 1): the last column holds the documents
 without an answer, which count as wrong. MCC is the one for several classes (Gorodkin 2004), macro-F1 the plain mean of
-the labels' F1; both as scikit-learn has them, 0 where nothing is defined.
+the F1 of all labels that occur; both as scikit-learn has them, 0 where nothing is defined.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from numpy.typing import ArrayLike
 from estbench.errors import TaskError
 from estbench.estonian.normalise import without_thinking
 from estbench.metrics.base import Floats, Metric
+
+REACH = 80  # characters before a mention in which a denial of it, or another label, is looked for
 
 
 def outcome(gold: int, given: int | None, labels: int) -> list[int]:
@@ -53,11 +55,12 @@ def mcc(statistics: ArrayLike) -> Floats:
 
 
 def macro_f1(statistics: ArrayLike) -> Floats:
-    """Summed cells (..., labels × (labels + 1)) to the mean F1 of the labels (...), 0 to 1."""
+    """Summed cells (..., labels × (labels + 1)) to the mean F1 (...), 0 to 1, of the labels that are gold or given."""
     matrix = _matrix(statistics)
     either = matrix.sum(axis=-1) + matrix.sum(axis=-2)[..., :-1]
     scores = np.divide(2 * _diagonal(matrix), either, out=np.zeros_like(either), where=either > 0)
-    result: Floats = scores.mean(axis=-1)
+    occurring = np.maximum((either > 0).sum(axis=-1), 1)
+    result: Floats = scores.sum(axis=-1) / occurring
     return result
 
 
@@ -73,7 +76,8 @@ def named(response: str, forms: Sequence[str]) -> int | None:
     The first explicit answer wins ("Vastus: sport", "Meelestatus on negatiivne", "pigem neutraalne", or the label at
     the beginning). Without one, the only label that is mentioned and not denied. Nothing is guessed.
     """
-    text = re.sub(r"[*_`#]", "", without_thinking(response)).strip()
+    text = re.sub(r"[*_`#]", "", without_thinking(response))
+    text = " ".join(text.split())  # the patterns take more than linear time on runs of spaces
     patterns = _patterns(tuple(forms))
     said = [match for match in patterns["label"].finditer(text) if not _denied(patterns, text, match)]
     starts = {match.start() for match in said}
@@ -91,20 +95,25 @@ def _which(match: re.Match[str] | None) -> int:
 
 def _denied(patterns: dict[str, re.Pattern[str]], text: str, match: re.Match[str]) -> bool:
     """Whether the mention is denied: "ei ole positiivne", "positiivne ei ole"."""
-    return bool(patterns["denial"].search(text[: match.start()]) or patterns["denied"].match(text, match.end()))
+    start = match.start()
+    return bool(
+        patterns["denial"].search(text, max(0, start - REACH), start) or patterns["denied"].match(text, match.end())
+    )
 
 
 def _listed(patterns: dict[str, re.Pattern[str]], text: str, match: re.Match[str]) -> bool:
     """Whether the mention is one of several: "positiivne või negatiivne"."""
-    before = text[: match.start("found")]
-    return bool(patterns["another"].match(text, match.end()) or patterns["other"].search(before))
+    start = match.start("found")
+    return bool(
+        patterns["another"].match(text, match.end()) or patterns["other"].search(text, max(0, start - REACH), start)
+    )
 
 
 @cache
 def _patterns(forms: tuple[str, ...]) -> dict[str, re.Pattern[str]]:
     any_form = rf"\b(?:{'|'.join(forms)})"
     nouns = (
-        r"(?:vastus|meelestatus|hinnang|tonaalsus|toon|hoiak|teema|kategooria|valdkon[dn]|silt|liik|answer|label)\w*"
+        r"(?:vastus|meelestatus|hinnang|tonaalsus|toon|hoiak|teema|kategooria|valdkon[dn]|silt|liik|answer|label)\w*+"
     )
     quotes, joined = r"[\"'„“”«»()\[\]]*", r"\s*(?:,|/|\||või|ja|ning|ega|kuni)\s*"
     # up to two words may stand between ("Teksti teema on selgelt sport"), labels and sentence ends may not

@@ -20,13 +20,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from estbench.errors import TaskError
 from estbench.estonian.normalise import DASHES, QUOTES, without_thinking
-from estbench.metrics.base import Metric
+from estbench.metrics.base import Floats, Metric
 
-Floats = NDArray[np.float64]
 Entities = Counter[tuple[str, str]]  # (type, mention) -> how often
 TYPES = ("inimene", "asukoht", "organisatsioon", "muu")
 TYPE_OF = {

@@ -4,7 +4,8 @@
     edit_distance("täis", "tais")          1
 
 Bits per byte of a set is the ratio of sums, so that long documents count for more. Character error rate: Levenshtein
-distance by the reference's characters, a ratio of sums as well; an output that runs on can exceed 1.
+distance by the reference's characters, a ratio of sums as well. It can exceed 1; `copy_results` counts no document as
+more than wholly wrong.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from estbench.metrics.base import Metric
-
-Floats = NDArray[np.float64]
+from estbench.metrics.base import Floats, Metric
 
 
 def bits_per_byte(statistics: ArrayLike) -> Floats:

@@ -63,15 +63,16 @@ Paradigm = dict[str, list[str]]  # "PRT;PL" -> forms
 
 _CASE_NAMES = "|".join(CASES.values())
 _STATED = re.compile(
-    rf"\b(?:{_CASE_NAMES})\w*(?:[^.:\n]*?\s(?:on|oleks)\b:?|\s*[:=→])\s*(?=\S)|(?:→|->|=>)\s*(?=\S)", re.IGNORECASE
+    rf"\b(?:{_CASE_NAMES})\w*+(?:[^.:\n]{{0,200}}?\s(?:on|oleks)\b:?|\s*[:=→])\s*(?=\S)|(?:→|->|=>)\s*(?=\S)",
+    re.IGNORECASE,
 )
-_LABELLED = re.compile(r"^[\s*_#>-]*(?:õige |lõplik )?(?:vastus|vorm)(?: on)?[*_\s]*:[*_\s]*(\S.*)$", re.I | re.M)
+_LABELLED = re.compile(r"^[ *_#>-]*(?:õige |lõplik )?(?:vastus|vorm)(?: on)?[*_\s]*:[*_\s]*(\S.*)$", re.I | re.M)
 _HEADING = re.compile(r".*:[\s*_]*|[\s*_#>-]*sõna[*_\s]*:.*", re.I)
 _WORD_IS = re.compile(
     r"\A(?:(?:otsitav |õige |see )?(?:sõna|vorm|vastus)(?: võiks)?(?: on| oleks| olla):?\s+|sõna\s*:\s*)(?=\S)", re.I
 )
 _END = re.compile(
-    r",\s+(?:sest|kuna|mitte|aga|kuid|ent|nagu|et|mis|kus)\b|\s+\(|\s+on\s+(?:\w+\s+)?(?:ainsuse|mitmuse)|\s+[–—-]\s|[.!?]\s+(?=[A-ZÕÄÖÜŠŽ])|[.!?,;:]+\Z"
+    r",\s+(?:sest|kuna|mitte|aga|kuid|ent|nagu|et|mis|kus)\b|\s+\(|\s+on\s+(?:\w+\s+)?(?:ainsuse|mitmuse)|\s+[–—-]\s|[.!?]\s+(?=[A-ZÕÄÖÜŠŽ])|(?<![.!?,;:])[.!?,;:]++\Z"
 )
 _ALTERNATIVES = re.compile(r"\s*(?:/|,|;|\bvõi\b|\behk\b)\s*")
 
@@ -84,7 +85,8 @@ def form_key(form: str) -> str:
 
 def inflected_form(response: str) -> list[str]:
     """The form that a response gives, or its alternatives ("majja või majasse"); empty: there is none."""
-    line = _answer_line(without_thinking(response))
+    lines = (" ".join(line.split()) for line in without_thinking(response).splitlines())
+    line = _answer_line("\n".join(line for line in lines if line))  # patterns are quadratic on runs of white space
     stated = _STATED.search(line)
     line = line[stated.end() :] if stated else _WORD_IS.sub("", line)
     phrase = _first_phrase(line)

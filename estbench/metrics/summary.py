@@ -18,11 +18,10 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from estbench.metrics.base import Metric
+from estbench.metrics.base import Floats, Metric
 
-Floats = NDArray[np.float64]
 _WORD = re.compile(r"[^\W_]+")
 
 

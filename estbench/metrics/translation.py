@@ -15,11 +15,10 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from estbench.metrics.base import Metric
+from estbench.metrics.base import Floats, Metric
 
-Floats = NDArray[np.float64]
 CHRF_ORDERS = 8  # characters 1 to 6, words 1 and 2: [hypothesis, reference, match] each
 CHRF_BETA = 2
 BLEU_ORDERS = 4  # [hypothesis length, reference length, correct 1 to 4, total 1 to 4]

@@ -11,7 +11,6 @@ from estbench.metrics.tasks.correction import *  # noqa: F403
 from estbench.metrics.tasks.entities import *  # noqa: F403
 from estbench.metrics.tasks.instructions import *  # noqa: F403
 from estbench.metrics.tasks.labels import *  # noqa: F403
-from estbench.metrics.tasks.mmlu import *  # noqa: F403
 from estbench.metrics.tasks.modelling import *  # noqa: F403
 from estbench.metrics.tasks.morphology import *  # noqa: F403
 from estbench.metrics.tasks.rows import *  # noqa: F403

@@ -5,7 +5,7 @@ Each data set has functions named after what is scored:
     X_letter_results    the options' letters: their log-likelihoods, or a generated answer that names one
     X_text_results      the options' texts: their log-likelihoods
 
-A row whose gold answer is withheld (null) gives no score. Rows are read as they stand on the Hub.
+Rows are read as they stand on the Hub.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ __all__ = [
     "global_piqa_text_results",
     "include_letter_results",
     "include_text_results",
+    "mmlu_redux_docs",
+    "mmlu_redux_letter_results",
     "rstd_aggregation",
     "trivia_letter_results",
     "trivia_text_results",
@@ -53,11 +55,11 @@ class Question:
 
     text: str
     options: list[str]
-    gold: int | None  # None: withheld
+    gold: int
     part: str | None = None
 
     def __post_init__(self) -> None:
-        if self.gold is not None and not 0 <= self.gold < len(self.options):
+        if not 0 <= self.gold < len(self.options):
             raise TaskError(
                 f"A row's gold answer is option {self.gold + 1} of {len(self.options)}: correct or drop the row."
             )
@@ -90,8 +92,7 @@ def _exam_by_subject(doc: Doc) -> Question:
 
 
 def _winogrande(doc: Doc) -> Question:
-    gold = None if doc["answer"] is None else int(doc["answer"]) - 1
-    return Question(doc["sentence"], [doc["option1"], doc["option2"]], gold)
+    return Question(doc["sentence"], [doc["option1"], doc["option2"]], int(doc["answer"]) - 1)
 
 
 def _global_piqa(doc: Doc) -> Question:
@@ -100,6 +101,10 @@ def _global_piqa(doc: Doc) -> Question:
 
 def _include(doc: Doc) -> Question:
     return Question(doc["question"], [doc[f"option_{letter}"].strip() for letter in "abcd"], int(doc["answer"]))
+
+
+def _mmlu_redux(doc: Doc) -> Question:
+    return Question(doc["question"], [option.strip() for option in doc["choices"]], int(doc["answer"]))
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -111,8 +116,6 @@ def _texts(question_of: Callable[[Doc], Question], *, part_by: str = "acc") -> C
     def text_results(doc: Doc, results: Scored) -> Results:
         """{acc, acc_norm, acc_bytes, margin} of the options' texts."""
         question = question_of(doc)
-        if question.gold is None:
-            return {}
         if not all(question.options):
             raise TaskError(f"A row has an empty option ({question.text[:40]!r} …): correct or drop the row.")
         values: Results = dict(choice.scores([value for value, _ in results], question.options, question.gold))
@@ -137,11 +140,9 @@ def _letters(
         else:
             likelihoods = [float(scored[0]) for scored in results]
             answer = choice.likeliest(likelihoods)
-            values = {} if question.gold is None else {"margin": choice.margin(likelihoods, question.gold)}
+            values = {"margin": choice.margin(likelihoods, question.gold)}
         if both_orders:
             values["consistency"] = choice.order_answer(question.text, question.options, answer)
-        if question.gold is None:
-            return values
         values["acc"] = int(answer == question.gold)
         if spread:
             values["rstd"] = choice.letter_counts(answer, question.gold, len(question.options))
@@ -162,6 +163,8 @@ global_piqa_text_results = _texts(_global_piqa)
 global_piqa_letter_results = _letters(_global_piqa, both_orders=True)
 include_text_results = _texts(_include)
 include_letter_results = _letters(_include)
+mmlu_redux_letter_results = _letters(_mmlu_redux)
+_winogrande_texts = _texts(_winogrande)
 _exam_texts = _texts(_exam_by_subject, part_by="acc_norm")
 _exam_letters = _letters(_exam_by_subject, spread=False)
 
@@ -178,8 +181,8 @@ def exam_letter_results(doc: Doc, results: Scored | Sequence[str]) -> Results:
 
 def winogrande_gap_results(doc: Doc, results: Scored) -> Results:
     """{acc, margin} of the sentence's rest behind each option. It is the same text: there is no length to norm by."""
-    values = _texts(_winogrande)(doc, results)
-    return {metric: values[metric] for metric in ("acc", "margin") if metric in values}
+    values = _winogrande_texts(doc, results)
+    return {metric: values[metric] for metric in ("acc", "margin")}
 
 
 def choice_answer_results(doc: Doc, results: Sequence[str]) -> Results:
@@ -191,7 +194,13 @@ def choice_answer_results(doc: Doc, results: Sequence[str]) -> Results:
     return {"acc": int(answer == place), "parse_failure": int(answer is None)}
 
 
-# --- what lays out the options ----------------------------------------------------------------------------------------
+# --- which rows are asked, and what lays out the options --------------------------------------------------------------
+
+
+def mmlu_redux_docs(dataset: Any) -> Any:
+    """`process_docs`: the rows whose question and gold answer were found right (`error_type` "ok"). Takes and returns a
+    datasets.Dataset."""
+    return dataset.select([place for place, kind in enumerate(dataset["error_type"]) if kind == "ok"])
 
 
 def xcopa_connective_choices(doc: Doc) -> list[str]:

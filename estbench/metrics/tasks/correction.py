@@ -9,7 +9,7 @@ from typing import Any
 from estbench.estonian import lemmas
 from estbench.estonian.normalise import QUOTE_PAIRS, without_label, without_markup, without_quotes, without_thinking
 from estbench.estonian.tokeniser import estnltk_tokens, project_tokens
-from estbench.metrics import gec
+from estbench.metrics import gec, modelling
 from estbench.metrics.tasks.common import Doc, Results, aggregation
 
 __all__ = [
@@ -54,7 +54,7 @@ _BULLET = re.compile(r"\A(?:[-*•>]|\d+[.)])\s+(?=\S)")
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _ARROW = re.compile(r"\s*(?:→|⇒|->|=>)\s*")
 _STRUCK = re.compile(r"~~[^~\n]+~~\s*")
-_BOLD = re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1")
+_BOLD = re.compile(r"(\*\*|__)(?=\S)((?:(?!\1).)+)(?<=\S)\1")
 _ITALIC = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*(?![\w*])")
 _METRICS = {metric.name: aggregation(metric) for metric in gec.METRICS if metric.kind == "corpus"}
 gec_aggregation = _METRICS["f0.5"]
@@ -71,7 +71,7 @@ def corrected_text(response: str, source: str) -> str:
     struck text, quotes around the whole, and a mere verdict ("Lause on õige."). What the source itself has stays. Of
     several paragraphs the first one counts (or that under the label); the sentences in it are all kept.
     """
-    text = without_thinking(response)
+    text = re.sub(r"[^\S\n]+", " ", without_thinking(response))  # patterns are quadratic on runs of spaces
     if "```" not in source:
         fenced = _FENCE.search(text)
         text = fenced[1] if fenced else re.sub(r"```\w*", "", text)
@@ -215,12 +215,7 @@ def grammar_results(doc: Doc, results: Sequence[str]) -> Results:
 
 
 def _similarity(text: str, other: str) -> float:
-    row = list(range(len(other) + 1))
-    for i, sign in enumerate(text, start=1):
-        above, row = row, [i]
-        for j, its in enumerate(other):
-            row.append(above[j] if sign == its else 1 + min(above[j], above[j + 1], row[j]))
-    return 1 - row[-1] / max(len(text), len(other), 1)
+    return 1 - modelling.edit_distance(text, other) / max(len(text), len(other), 1)
 
 
 def gec_recall_by_type(answers: Iterable[tuple[Doc, str]]) -> dict[str, gec.TypeRecall]:

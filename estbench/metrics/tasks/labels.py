@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from estbench.errors import TaskError
 from estbench.metrics import classification
 from estbench.metrics.tasks.common import Doc, Results, aggregation
@@ -67,8 +69,7 @@ def valence_docs(dataset: Any) -> Any:
 
 def _likeliest(results: Sequence[tuple[float, bool]]) -> int:
     """The first option with the highest log-likelihood, as lm-eval's `acc` takes it."""
-    values = [value for value, _ in results]
-    return values.index(max(values))
+    return int(np.argmax([value for value, _ in results]))
 
 
 def _written(gold: str, response: str, labels: dict[str, str]) -> Results:
