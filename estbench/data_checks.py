@@ -59,7 +59,8 @@ def _verify_copy(ref: DatasetRef, place: Path, locked: Entry | None) -> list[Fin
         return findings
     ours = place in (data.own_place(), *data.places(data.SAMPLES))
     for split in _splits(ref, place, listed):
-        if not all((place / ref.folder / file).is_file() for file in ref.files(split)):
+        files = [f"{ref.folder}/{file}" for file in ref.files(split)]
+        if not any(file in listed or (place / file).is_file() for file in files):
             say(split, "note", "not in this copy: `estbench data pull` fetches it")
             continue
         try:
@@ -71,7 +72,7 @@ def _verify_copy(ref: DatasetRef, place: Path, locked: Entry | None) -> list[Fin
         if locked and changes:
             say(split, "error", f"not the data of the lock (commit {locked['commit']}): {'; '.join(changes)}")
             continue
-        in_manifest = all(f"{ref.folder}/{file}" in listed for file in ref.files(split))
+        in_manifest = all(file in listed for file in files)
         unlisted = [name for name, known in ((MANIFEST, in_manifest), ("data.lock", locked)) if not known]
         if ours:
             say(split, "ok", f"{len(rows)} rows, comes with estbench")
