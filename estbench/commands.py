@@ -60,9 +60,10 @@ def evaluate(settings: EvalSettings) -> int:
 def _next(run: Run, settings: EvalSettings) -> str:
     other = "demo-base" if settings.model == "demo" else "demo"
     task = run.tasks[0]
-    lines = ["Next:", f"  estbench show task={task} doc=3 model={settings.model}"]
+    data = f" data={settings.data}" if settings.data else ""
+    lines = ["Next:", f"  estbench show task={task} doc=3 model={settings.model}{data}"]
     if settings.model in ("demo", "demo-base"):
-        lines.append(f"  estbench eval model={other} tasks={settings.tasks or 'mini'}")
+        lines.append(f"  estbench eval model={other} tasks={settings.tasks or 'mini'}{data}")
     return "\n".join([*lines, "  estbench runs"])
 
 
