@@ -21,6 +21,7 @@ from estbench.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 FORMS = ("completion", "chat")
+ENGINES = ("hf", "vllm", "openai")
 
 
 def option(
@@ -37,11 +38,14 @@ def option(
 class EvalSettings:
     """What `estbench eval` (and `estbench pull`) can be told."""
 
-    model: str = option("a checkpoint's folder, owner/name on the Hub, demo or demo-base")
+    model: str = option("a checkpoint's folder, owner/name on the Hub, demo or demo-base", "")
     tasks: str | None = option("suites and tasks, with commas; core for a chat model, core_base otherwise", None)
-    engine: str = option("what computes", "hf", choices=("hf",))
+    engine: str = option("what computes", "hf", choices=ENGINES)
     engine_options: dict[str, str] = option(  # noqa: RUF009  a dataclass field
-        "engine.KEY=VALUE: device, dtype, attention", dict
+        "engine.KEY=VALUE, by engine: docs/engines.md", dict
+    )
+    prompt_options: dict[str, str] = option(  # noqa: RUF009
+        "prompt.system=TEXT: a system message in front of chat prompts; recorded, changes scores", dict
     )
     limit: int | None = option("at most N documents a task, by hash order; the run is marked partial", None, least=1)
     shots: int | None = option("examples in the prompt; each task has its own number", None, least=0)
@@ -59,6 +63,12 @@ class EvalSettings:
     database: str | None = option("database to index the run in; default is SQLite in ESTBENCH_HOME", None)
     output: str | None = option("table or json; json is the default on a pipe", None, choices=("table", "json"))
     plan: bool = option("show what would be done, and stop", False)
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ConfigError("model= is missing: a checkpoint's folder, owner/name on the Hub, demo or demo-base.")
+        if unknown := self.prompt_options.keys() - {"system"}:
+            raise ConfigError(f"There is no key 'prompt.{min(unknown)}'. Did you mean 'prompt.system'?")
 
     @property
     def slice_of(self) -> tuple[int, int] | None:
@@ -130,6 +140,11 @@ def _convert(key: str, text: str, hint: Any, meta: Any) -> Any:
         if meta["least"] is not None and int(text) < meta["least"]:
             raise ConfigError(f"{key}={text} is too small: at least {meta['least']}.")
         return int(text)
+    if kind is float:
+        try:
+            return float(text)
+        except ValueError:
+            raise ConfigError(f"{key}={text} is no number.") from None
     if meta["choices"] and text not in meta["choices"]:
         raise ConfigError(
             f"{key}={text} is not one of {', '.join(meta['choices'])}.{did_you_mean(text, meta['choices'])}"

@@ -33,7 +33,7 @@ def of_run(job: Job, tasks: dict[str, Any], identities: dict[str, str]) -> dict[
         "partial": settings.slice is not None or any(is_partial(row) for row in tasks.values()),
         "slice": settings.slice,
         "model": of_model(job),
-        "engine": job.fingerprint["engine"],
+        "engine": job.fingerprint["engine"] | job.engine.notes(),
         "identity": identities | {"series": series(job, tasks)},
         "suites": job.suites,
         "tasks": tasks,
@@ -134,8 +134,8 @@ def command(settings: EvalSettings) -> str:
     """The command line that makes this run again."""
     words = []
     for key, value in changed(settings).items():
-        if key == "engine_options":
-            words += [f"engine.{name}={part}" for name, part in value.items()]
+        if key.endswith("_options"):
+            words += [f"{key.removesuffix('_options')}.{name}={part}" for name, part in value.items()]
         else:
             words.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
     return shlex.join(["estbench", "eval", *words])

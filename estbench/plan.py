@@ -8,6 +8,7 @@ hashes, because files are sorted by level or subject. Packs are a function of th
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,17 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estbench import identity, registry
-from estbench.engines.base import Decoding, Request
+from estbench.engines import batches, trie
+from estbench.engines.base import Decoding, Pack, Packing, Request
 from estbench.errors import PlanError
 from estbench.runs import PlannedDoc
 from estbench.tokens import Tokens
 
 if TYPE_CHECKING:
-    from estbench.lm_tasks import LmTask, Rendered
+    from estbench.lm_tasks import Chat, LmTask, Rendered
 
 CHUNK = 512  # documents whose texts are tokenised together
-PACK_TOKENS = 4096  # tokens forwarded together, padding included
-PACK_ROWS = 64
 
 
 @dataclass(slots=True)
@@ -40,18 +40,15 @@ class Doc:
     cluster: str | None
     requests: list[Request]
     keys: list[str] = field(default_factory=list)  # response keys, known once the fingerprint is
+    system: str | None = None  # the system message in front of a chat prompt
     withheld: bool = False  # the gold answer stays with the maintainers: it is in no run folder
 
     @property
     def asked(self) -> str:
         """Hash of what is asked, before any model's template and tokenizer."""
         decoding = self.rendered.decoding
-        return identity.digest([self.rendered.source, asdict(decoding) if decoding else None])[:32]
-
-    @property
-    def rows(self) -> int:
-        """Distinct sequences to forward: choices that differ in their last token only are one."""
-        return len({_input(request) for request in self.requests})
+        said = [self.system] if self.system else []
+        return identity.digest([self.rendered.source, asdict(decoding) if decoding else None, *said])[:32]
 
     def record(self) -> PlannedDoc:
         """The document as the run folder keeps it; a context that all choices share is written once."""
@@ -59,8 +56,10 @@ class Doc:
         before: list[int] | None = None
         for request, key in zip(self.requests, self.keys, strict=True):
             ids = request.prompt.tolist()
-            row: dict[str, Any] = {"key": key} if ids == before else {"key": key, "prompt_ids": ids}
+            row: dict[str, Any] = {"key": key} if ids == before or request.messages else {"key": key, "prompt_ids": ids}
             before = ids
+            if request.messages is not None:
+                row["messages"] = json.loads(request.messages)
             if request.continuation is not None:
                 row["continuation_ids"] = request.continuation.tolist()
             if request.decoding is not None:
@@ -97,24 +96,13 @@ class TaskPlan:
             self.card.name, self.card.form, bool(self.truncated), ((doc.hash, doc.asked) for doc in self.docs)
         )
 
-    def packs(self) -> list[list[tuple[Doc, int]]]:
-        """Requests in the batches in which they are computed: (document, index of its request), long ones first.
-
-        A document's choices stay together. Generation and scoring never share a pack.
-        """
-        by_length = sorted(self.docs, key=lambda doc: (-max(r.tokens for r in doc.requests), doc.hash))
-        packs: list[list[tuple[Doc, int]]] = []
-        rows = PACK_ROWS + 1
-        widest = 0
-        decoding: Decoding | None = None
-        for doc in by_length:
-            widest = max(widest, max(r.tokens for r in doc.requests))
-            rows += doc.rows
-            if not packs or rows > PACK_ROWS or rows * widest > PACK_TOKENS or doc.requests[0].decoding != decoding:
-                packs.append([])
-                rows, widest, decoding = doc.rows, max(r.tokens for r in doc.requests), doc.requests[0].decoding
-            packs[-1] += [(doc, i) for i in range(len(doc.requests))]
-        return packs
+    def packs(self, packing: Packing) -> list[Pack]:
+        """The requests, each key once, in the packs in which they are computed: a function of the plan alone."""
+        asked = {key: request for doc in self.docs for key, request in zip(doc.keys, doc.requests, strict=True)}
+        scored = {key: request for key, request in asked.items() if request.decoding is None}
+        generated = {key: request for key, request in asked.items() if request.decoding is not None}
+        name = self.card.name
+        return [*trie.scoring_packs(name, scored, packing), *batches.generation_packs(name, generated, packing)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +116,7 @@ class Scope:
     data: Path | None = None
     truncate: bool = False
     gold: Path | None = None
+    system: str | None = None
 
     @property
     def partial(self) -> bool:
@@ -144,7 +133,8 @@ def render(card: registry.Task, tokens: Tokens, max_length: int, scope: Scope) -
     from estbench.lm_tasks import LmTask
 
     lm = LmTask(card, data_dir=scope.data, shots=scope.shots, seed=scope.seed, gold=scope.gold)
-    chat = tokens.chat if card.form == "chat" else None
+    chat = _with_system(tokens.chat, scope.system) if card.form == "chat" else None
+    system = scope.system if chat else None
     hashes = lm.doc_hashes
     chosen = _choose(hashes, scope)
     wanted = range(len(lm.docs)) if lm.draws_shots else chosen  # random shots advance document by document
@@ -162,14 +152,30 @@ def render(card: registry.Task, tokens: Tokens, max_length: int, scope: Scope) -
             tokens.check_bos(fitted[0].prompt)
             cluster = cluster_of(card, lm.docs[doc_id])
             row = hashes[doc_id].partition("-")[0]
-            docs.append(Doc(doc_id, hashes[doc_id], row, rendered[doc_id], cluster, fitted, withheld=card.withheld))
+            docs.append(
+                Doc(
+                    doc_id,
+                    hashes[doc_id],
+                    row,
+                    rendered[doc_id],
+                    cluster,
+                    fitted,
+                    system=system,
+                    withheld=card.withheld,
+                )
+            )
     return TaskPlan(card, lm, docs, len(lm.docs), truncated)
 
 
-def _input(request: Request) -> bytes:
-    """What has to be forwarded to score or answer a request."""
-    head = request.prompt.tobytes()
-    return head if request.continuation is None else head + request.continuation[:-1].tobytes()
+def _with_system(chat: Chat, system: str | None) -> Chat:
+    if system is None:
+        return chat
+
+    def through(messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+        first = {"role": "system", "content": system}
+        return chat([first, *messages], add_generation_prompt=add_generation_prompt)
+
+    return through
 
 
 def _choose(hashes: Sequence[str], scope: Scope) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from estbench import references, registry, report
 from estbench.config import EvalSettings
+from estbench.engines.base import Packing
 from estbench.errors import ConfigError, ModelError, UserError
 from estbench.plan import TaskPlan, render
 
@@ -71,15 +73,17 @@ def _dtype(settings: EvalSettings) -> str:
 
 
 def _outline_task(plan: TaskPlan, model: Checkpoint, dtype: str) -> dict[str, Any]:
-    packs = plan.packs()
-    tokens = sum(doc.requests[i].tokens for pack in packs for doc, i in pack)
+    for doc in plan.docs:  # any keys will do: nothing is stored
+        doc.keys = [hashlib.sha256(request.content()).hexdigest() for request in doc.requests]
+    packs = plan.packs(Packing())
+    tokens = sum(pack.tokens for pack in packs)
     size = BYTES.get(dtype, 4)
-    widest = max((len(pack) * max(doc.requests[i].tokens for doc, i in pack) for pack in packs), default=0)
+    widest = max((len(pack.requests) * max(r.tokens for r in pack.requests) for pack in packs), default=0)
     config = model.config.get("text_config") or model.config
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads") or 1
     per_head = config.get("head_dim") or (config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1))
     cache = widest * 2 * config.get("num_hidden_layers", 0) * heads * per_head * size
-    positions = max((sum(doc.requests[i].positions for doc, i in pack) for pack in packs), default=0)
+    positions = max((sum(r.positions for r in pack.requests) for pack in packs), default=0)
     logits = 4 * config.get("vocab_size", 0) * positions
     return {
         "task": plan.card.name,
@@ -87,7 +91,7 @@ def _outline_task(plan: TaskPlan, model: Checkpoint, dtype: str) -> dict[str, An
         "docs": len(plan.docs),
         "docs_in_all": plan.n_docs,
         "shots": plan.lm.shots,
-        "requests": sum(len(pack) for pack in packs),
+        "requests": sum(len(doc.requests) for doc in plan.docs),
         "tokens": tokens,
         "longest": max((request.tokens for doc in plan.docs for request in doc.requests), default=0),
         "memory_bytes": model.parameters * size + cache + logits,

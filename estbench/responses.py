@@ -33,6 +33,7 @@ class ResponseStore:
     def __init__(self, fingerprint: str, root: Path | None = None) -> None:
         self.folder = (root or home() / "responses") / fingerprint
         self.damaged = 0  # lines that could not be read, other than a torn last one
+        self.splits: set[str] = set()  # ids of packs that were halved, known after `load`
         self._file: IO[bytes] | None = None
         self._unsynced = threading.Event()
         self._closing = threading.Event()
@@ -45,15 +46,20 @@ class ResponseStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load(self, wanted: Container[str]) -> dict[str, Response]:
-        """The stored responses among these keys."""
+    def load(self, wanted: Container[str], since: float | None = None) -> dict[str, Response]:
+        """The stored responses among these keys. since: Unix time; files that were begun before don't count."""
         found: dict[str, Response] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
+            if since is not None and int(path.name.partition("-")[0]) < since:
+                continue
             for pack in self._read(path):
-                found |= {key: from_record(record) for key, record in pack.items() if key in wanted}
+                if "split" in pack:
+                    self.splits.add(str(pack["split"]))
+                else:
+                    found |= {key: from_record(record) for key, record in pack.items() if key in wanted}
         return found
 
-    def _read(self, path: Path) -> Iterator[dict[str, dict[str, Any]]]:
+    def _read(self, path: Path) -> Iterator[dict[str, Any]]:
         try:
             lines = path.read_bytes().split(b"\n")
         except OSError as error:
@@ -67,9 +73,16 @@ class ResponseStore:
 
     def append(self, pack: dict[str, Response]) -> None:
         """Keep a finished pack. When this returns the system has it: a kill of this process can't lose it."""
+        self._write({key: to_record(response) for key, response in pack.items()})
+
+    def split(self, pack: str) -> None:
+        """Note that a pack is computed in halves from now on, so that a run that goes on gives the same bits."""
+        self._write({"split": pack})
+
+    def _write(self, value: dict[str, Any]) -> None:
         if self._failed:
             raise self._cant_write(self._failed)
-        body = json.dumps({key: to_record(response) for key, response in pack.items()}, ensure_ascii=False).encode()
+        body = json.dumps(value, ensure_ascii=False).encode()
         line = b"%08x %b\n" % (zlib.crc32(body), body)
         try:
             if self._file is None:

@@ -3,41 +3,33 @@
     job = prepare(settings)   # everything that can be refused is refused here, before anything is written
     run = evaluate(job)       # a Run; running the same again finishes, or finds everything there
 
-What is reused is decided by response keys alone. Packs come from the plan; of a pack only what has no response yet is
-forwarded. A response is on disk before it counts as done.
+What is reused is decided by response keys alone; `answering` asks for the rest.
 """
 
 from __future__ import annotations
 
 import errno
-import importlib.util
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from estbench import checkpoint, data, golds, identity, manifests, registry
+from estbench import data, engines, golds, identity, manifests, registry
+from estbench.answering import Answers, Progress, Say, answer, silent
 from estbench.checkpoint import Checkpoint
 from estbench.config import EvalSettings
-from estbench.engines.base import Engine, Request, Response, to_record
-from estbench.engines.hf import HFEngine
-from estbench.errors import ConfigError, DataError, MissingPartError, ModelError, StoreError, UserError, did_you_mean
+from estbench.engines.base import Engine, Response, to_record
+from estbench.engines.options import read_options
+from estbench.errors import ConfigError, DataError, ModelError, StoreError, UserError
 from estbench.home import check_home, home
-from estbench.plan import Doc, Scope, TaskPlan, prompt_hash, render
+from estbench.plan import Scope, TaskPlan, prompt_hash, render
 from estbench.responses import ResponseStore
 from estbench.runs import Run, Sample, Score, file_name, write_json, write_lines
 from estbench.scoring import PARSE_FAILURE, needs_its_own_aggregation, score_task
 from estbench.tokens import Tokens
-
-Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]  # task, tokens done, tokens in all
-
-
-def silent(*_: object) -> None:
-    """A listener that hears nothing."""
 
 
 @dataclass
@@ -106,10 +98,9 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
     settings.slice_of  # noqa: B018  a wrong slice is refused here
     if settings.tasks:
         registry.Registry.of(settings).select(settings.tasks)  # a slip is found before a model is made or fetched
-    options = dict(settings.engine_options)
-    _check_engine_options(options)
+    read_options(settings.engine, settings.engine_options)
     data_dir = Path(settings.data).expanduser() if settings.data else None
-    model = checkpoint.find(settings.model, settings.revision, say)
+    model = engines.find_model(settings, say)
     chosen = choose(settings, model, say)
     lacking = _fetch_missing(chosen.tasks, model, data_dir, say)
     if lacking and settings.missing == "stop":
@@ -122,9 +113,9 @@ def prepare(settings: EvalSettings, say: Say = silent) -> Job:
             f"{model.name} has a chat template, and completion tasks don't use it: scores are not comparable with the "
             "chat form's."
         )
-    check_parts()
-    tokens = Tokens(model.path)
-    engine = HFEngine(model, tokens, **options)
+    engines.check_parts(settings.engine)
+    tokens = engines.tokens_of(settings, model)
+    engine = engines.make(settings, model, tokens, say)
     scope = scope_of(settings)
     plans = []
     for card in cards:
@@ -177,21 +168,16 @@ def _is_unpinned(plan: TaskPlan) -> bool:
 def scope_of(settings: EvalSettings) -> Scope:
     """Which documents the settings ask for, and how."""
     data_dir, gold = (Path(name).expanduser() if name else None for name in (settings.data, settings.gold))
-    return Scope(settings.limit, settings.slice_of, settings.shots, settings.seed, data_dir, settings.truncate, gold)
-
-
-def _check_engine_options(options: dict[str, str]) -> None:
-    known = ("device", "dtype", "attention")
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"engine=hf has no option {key!r}.{did_you_mean(key, known)} It has {', '.join(known)}.")
-
-
-def check_parts() -> None:
-    """MissingPartError where what runs models in this process is not installed."""
-    for name in ("torch", "transformers"):
-        if importlib.util.find_spec(name) is None:
-            raise MissingPartError(f"engine=hf needs {name}, which is not installed: pip install 'estbench[hf]'.")
+    return Scope(
+        settings.limit,
+        settings.slice_of,
+        settings.shots,
+        settings.seed,
+        data_dir,
+        settings.truncate,
+        gold,
+        settings.prompt_options.get("system"),
+    )
 
 
 def evaluate(job: Job, *, say: Say = silent, progress: Progress = silent) -> Run:
@@ -203,46 +189,10 @@ def evaluate(job: Job, *, say: Say = silent, progress: Progress = silent) -> Run
             doc.keys = [identity.response_key(job.response_id, request.content()) for request in doc.requests]
     with _disk_errors(), ResponseStore(job.response_id) as store:
         store.check_writable()
-        responses = _answer(job, store, say, progress)
-    results = [_score(job, plan, responses) for plan in job.plans]
+        answers = answer(job.plans, job.engine, store, job.checkpoint.check_unchanged, say, progress)
+    results = [_score(job, plan, answers) for plan in job.plans]
     with _disk_errors():
-        return _write(job, results, responses, begun)
-
-
-def _answer(job: Job, store: ResponseStore, say: Say, progress: Progress) -> dict[str, Response]:
-    """Responses for every key of the plan: stored ones, and new ones that are stored as they come."""
-    wanted = {key for plan in job.plans for doc in plan.docs for key in doc.keys}
-    have = store.load(wanted)
-    if store.damaged:
-        say(f"{store.damaged} damaged lines in {store.folder} are computed again.")
-    if len(have) == len(wanted):
-        say(f"All {len(wanted):,} responses are stored already: no token is forwarded.")
-        return have
-    job.engine.load()
-    job.checkpoint.check_unchanged()
-    if have:
-        say(f"{len(have):,} of {len(wanted):,} responses are stored already.")
-    for plan in job.plans:
-        packs = [pack for members in plan.packs() if (pack := _open_requests(members, have))]
-        total, done = sum(r.tokens for pack in packs for r in pack.values()), 0
-        progress(plan.card.name, 0, total)
-        for pack in packs:
-            pack = {key: request for key, request in pack.items() if key not in have}  # a twin in an earlier pack
-            if pack:
-                requests = list(pack.values())
-                answers = job.engine.score(requests) if requests[0].decoding is None else job.engine.generate(requests)
-                answered: dict[str, Response] = dict(zip(pack, answers, strict=True))
-                store.append(answered)
-                have |= answered
-                done += sum(request.tokens for request in requests)
-                progress(plan.card.name, done, total)
-        progress(plan.card.name, total, total)
-    job.engine.close()
-    return have
-
-
-def _open_requests(pack: list[tuple[Doc, int]], have: dict[str, Response]) -> dict[str, Request]:
-    return {doc.keys[i]: doc.requests[i] for doc, i in pack if doc.keys[i] not in have}
+        return _write(job, results, answers, begun)
 
 
 @dataclass
@@ -255,25 +205,31 @@ class TaskResult:
     scorer: str
 
 
-def _score(job: Job, plan: TaskPlan, responses: dict[str, Response]) -> TaskResult:
+def _score(job: Job, plan: TaskPlan, answers: Answers) -> TaskResult:
     scorer = plan.lm.scorer()
-    by_id = {doc.doc_id: doc for doc in plan.docs}
-    answered = [(doc.doc_id, doc.rendered, [responses[key] for key in doc.keys]) for doc in plan.docs]
+    answered = [
+        (doc.doc_id, doc.rendered, [answers.responses[key] for key in doc.keys])
+        for doc in plan.docs
+        if all(key in answers.responses for key in doc.keys)
+    ]
+    found = {doc_id: (values, answer) for doc_id, values, answer in plan.lm.results(answered)}
     samples = []
-    for doc_id, values, answer in plan.lm.results(answered):
-        doc = by_id[doc_id]
+    for doc in plan.docs:
+        values, given = found.get(doc.doc_id, ({}, None))
+        failed = next((answers.failures[key] for key in doc.keys if key in answers.failures), None)
         samples.append(
             Sample(
                 task=plan.card.name,
-                doc_id=doc_id,
+                doc_id=doc.doc_id,
                 doc_hash=doc.hash,
                 prompt_hash=prompt_hash(doc.rendered.prompt),
                 cluster=doc.cluster,
                 target=None if doc.withheld else doc.rendered.target,
-                answer=answer,
+                answer=given,
                 values={name: value for name, value in values.items() if name != PARSE_FAILURE},
-                key=identity.sample_key(doc.keys, doc.row, scorer),
+                key=identity.sample_key([*doc.keys, "no response"] if failed else doc.keys, doc.row, scorer),
                 parse_failure=bool(values.get(PARSE_FAILURE, 0)),
+                error=failed,
             )
         )
     scores = [] if job.settings.slice else _scores(plan, samples)
@@ -295,7 +251,7 @@ def _scores(plan: TaskPlan, samples: list[Sample]) -> list[Score]:
     )
 
 
-def _write(job: Job, results: list[TaskResult], responses: dict[str, Response], begun: float) -> Run:
+def _write(job: Job, results: list[TaskResult], answers: Answers, begun: float) -> Run:
     """The run folder: every file atomically, the manifest last."""
     tasks = {result.plan.card.name: manifests.of_task(result.plan, result.scorer) for result in results}
     whole = identity.digest({name: row["plan_hash"] for name, row in tasks.items()})
@@ -311,7 +267,7 @@ def _write(job: Job, results: list[TaskResult], responses: dict[str, Response], 
     for result in results:
         file = f"{file_name(result.plan.card.name)}.jsonl.gz"
         write_lines(folder / "plan" / file, (doc.record() for doc in result.plan.docs))
-        write_lines(folder / "responses" / file, _response_rows(result.plan, responses))
+        write_lines(folder / "responses" / file, _response_rows(result.plan, answers.responses))
         write_lines(folder / "samples" / file, result.samples)
     skipped = [_skipped(card, reason) for card, reason in job.skipped.values()]
     scores = [asdict(score) for result in results for score in result.scores]
@@ -340,6 +296,8 @@ def _first_manifest(folder: Path) -> dict[str, Any] | None:
 def _response_rows(plan: TaskPlan, responses: dict[str, Response]) -> Iterator[dict[str, Any]]:
     for doc in plan.docs:
         for index, key in enumerate(doc.keys):
+            if key not in responses:
+                continue  # its sample says why
             yield {"doc_id": doc.doc_id, "index": index, "key": key} | to_record(responses[key])
 
 

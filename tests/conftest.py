@@ -131,15 +131,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def mock_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], str]], None]:
     """`mock_model(answer)`: from then on every `model=` answers a prompt with `answer(prompt)`; nothing is computed."""
-    from estbench import checkpoint, runner
+    from estbench import checkpoint, engines
     from estbench.engines.mock import MockEngine, MockTokens, mock_checkpoint
 
     def use(answer: Callable[[str], str]) -> None:
         model = mock_checkpoint()
         monkeypatch.setattr(type(model), "has_chat_template", True)
         monkeypatch.setattr(checkpoint, "find", lambda *_, **__: model)
-        monkeypatch.setattr(runner, "Tokens", lambda path: MockTokens("a template"))
-        monkeypatch.setattr(runner, "HFEngine", lambda *_, **__: MockEngine(answer))
+        monkeypatch.setattr(engines, "tokens_of", lambda *_: MockTokens("a template"))
+        monkeypatch.setattr(engines, "make", lambda *_: MockEngine(answer))
 
     return use
 

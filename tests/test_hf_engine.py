@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from estbench import checkpoint
 from estbench.engines.base import Decoding, Request
 from estbench.engines.hf import HFEngine
+from estbench.engines.options import HFOptions
 from estbench.errors import EngineError
 from estbench.tokens import Tokens
 
@@ -135,6 +136,6 @@ def test_nan_is_an_error_and_never_a_score(tiny_model: Path) -> None:
 
 def test_dtype_and_device_are_in_the_fingerprint(tiny_model: Path) -> None:
     found, tokens = checkpoint.find(str(tiny_model)), Tokens(tiny_model)
-    one, two = HFEngine(found, tokens).fingerprint(), HFEngine(found, tokens, dtype="bfloat16").fingerprint()
+    one, two = HFEngine(found, tokens).fingerprint(), HFEngine(found, tokens, HFOptions(dtype="bfloat16")).fingerprint()
     assert one["dtype"] == "float32" and one["device"] == "cpu" and one != two
     assert one["transformers"] and one["torch"] and one["attention"] == "sdpa"

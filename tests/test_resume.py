@@ -21,11 +21,13 @@ from estbench.runs import Run
 SCRIPT = """
 import sys
 from pathlib import Path
-from estbench import plan, registry
+from estbench import registry
+from estbench.engines.base import Packing
+from estbench.engines.hf import HFEngine
 from estbench.cli import main
 folder = Path(sys.argv[1])
 registry.project_file = lambda name: folder / name
-plan.PACK_ROWS = 4  # many packs, so that there is something to interrupt
+HFEngine.packing = Packing(nodes=40, rows=4)  # many packs, so that there is something to interrupt
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from worlds import World, rows
 
-from estbench import registry, runner
+from estbench import identity, registry, runner
 from estbench.config import EvalSettings
+from estbench.engines.base import Packing
 from estbench.engines.mock import MockEngine, MockTokens, mock_checkpoint
 from estbench.errors import PlanError, StoreError
 from estbench.plan import Scope, render
@@ -225,17 +226,19 @@ def test_the_plan_does_not_depend_on_the_model(world: World) -> None:
 def test_packs_are_a_function_of_the_plan_and_cover_it_once(world: World) -> None:
     tokens: Any = MockTokens()
     for card in registry.Registry().select("both").tasks:
-        plan = render(card, tokens, 10_000, Scope(data=world.data))
-        packs = plan.packs()
-        members = [(doc.doc_id, i) for pack in packs for doc, i in pack]
-        assert sorted(members) == sorted((doc.doc_id, i) for doc in plan.docs for i in range(len(doc.requests)))
-        assert [
-            [(d.doc_id, i) for d, i in p] for p in render(card, tokens, 10_000, Scope(data=world.data)).packs()
-        ] == [[(d.doc_id, i) for d, i in p] for p in packs]
+        made = []
+        for _ in range(2):
+            plan = render(card, tokens, 10_000, Scope(data=world.data))
+            for doc in plan.docs:
+                doc.keys = [identity.response_key("00", request.content()) for request in doc.requests]
+            made.append(plan.packs(Packing(nodes=60, rows=4)))
+        assert len(made[0]) > 1
+        assert sorted(key for pack in made[0] for key in pack.keys) == sorted({k for d in plan.docs for k in d.keys})
+        assert [(pack.id, pack.stem) for pack in made[0]] == [(pack.id, pack.stem) for pack in made[1]]
 
 
 def test_a_pack_that_was_not_stored_is_computed_whole_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("estbench.plan.PACK_ROWS", 6)
+    monkeypatch.setattr(MockEngine, "packing", Packing(nodes=12))
     sizes: list[int] = []
 
     class Dying(MockEngine):
@@ -255,7 +258,8 @@ def test_a_pack_that_was_not_stored_is_computed_whole_again(world: World, monkey
             return super().score(requests)
 
     run, _ = evaluate(world, engine=Watching(answer=lambda prompt: prompt[-8:-1]))
-    assert sizes == [6, 6, 6] and after == [6, 6]
+    assert min(sizes) > 1 and after[0] == sizes[2]  # the pack that was interrupted, as it was
+    assert sum(sizes[:2]) + sum(after) == 24  # all of "letters"
     shutil.rmtree(run.path.parents[1] / "responses")
     assert values(evaluate(world)[0]) == values(run)
 

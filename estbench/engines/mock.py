@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from estbench.engines.base import Generated, Ids, Request, Scored
+from estbench.engines.base import Answer, Generated, Ids, InProcess, Request, Scored
 
 
 class MockTokens:
@@ -47,13 +47,13 @@ class MockTokens:
         """Nothing to check: there is no BOS."""
 
 
-class MockEngine:
+class MockEngine(InProcess):
     """Counts what it is asked; `forwarded` is the number of requests that were computed."""
 
     max_length = 1 << 30
 
     def __init__(self, answer: Callable[[str], str] = lambda prompt: "") -> None:
-        self.answer, self.forwarded, self.loaded = answer, 0, False
+        self.reply, self.forwarded, self.loaded = answer, 0, False
 
     def fingerprint(self) -> dict[str, str]:
         return {"engine": "mock"}
@@ -61,13 +61,13 @@ class MockEngine:
     def load(self) -> None:
         self.loaded = True
 
-    def score(self, requests: Sequence[Request]) -> list[Scored]:
+    def score(self, requests: Sequence[Request]) -> Sequence[Answer]:
         self.forwarded += len(requests)
         return [Scored(-(zlib.crc32(request.content()) % 10_000) / 100, False) for request in requests]
 
-    def generate(self, requests: Sequence[Request]) -> list[Generated]:
+    def generate(self, requests: Sequence[Request]) -> Sequence[Answer]:
         self.forwarded += len(requests)
-        texts = [self.answer(request.prompt.tobytes().rstrip(b"\0").decode()) for request in requests]
+        texts = [self.reply(request.prompt.tobytes().rstrip(b"\0").decode()) for request in requests]
         return [Generated(text, len(text), "stop") for text in texts]
 
     def close(self) -> None:
