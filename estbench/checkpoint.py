@@ -130,6 +130,13 @@ class Checkpoint:
             "config": identity.digest(configs),
         }
 
+    def tokenizer_hash(self) -> str | None:
+        """Hash of everything that makes token ids of prompts, the template included; None where there are no files."""
+        files = [file for name in TOKENIZER_FILES if (file := self.path / name).exists()]
+        found = identity.FileHashes().of(files)
+        hashes = [[file.name, found[file][0]] for file in files]
+        return identity.digest([hashes, self.config.get("model_type")]) if files else None
+
     def check_unchanged(self) -> None:
         """Refuse a checkpoint that was written to since it was opened (while it was hashed or loaded, say)."""
         for file, stat in self.stats.items():

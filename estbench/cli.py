@@ -28,6 +28,9 @@ class ShowSettings:
     task: str = option("a task")
     doc: int = option("which document, counted from 0", 0, least=0)
     model: str | None = option("a checkpoint: shows its token ids, BOS and template", None)
+    engine: str = option("openai: what an endpoint would be sent; it is asked nothing", "hf", choices=config.ENGINES)
+    engine_options: dict[str, str] = option("engine.KEY=VALUE, as for eval", dict)  # noqa: RUF009  a dataclass field
+    prompt_options: dict[str, str] = option("prompt.system=TEXT, as for eval", dict)  # noqa: RUF009
     shots: int | None = option("examples in the prompt", None, least=0)
     seed: int = option("seed of the shots", 1234)
     data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
@@ -116,9 +119,30 @@ class CometSettings:
 
 
 @dataclass(frozen=True)
+class ParitySettings:
+    """What `estbench parity` can be told."""
+
+    model: str = option("a checkpoint's folder, owner/name on the Hub, demo or demo-base")
+    tasks: str = option("suites and tasks, with commas")
+    engines: str = option("two engines, each with options behind colons: hf,hf:dtype=bfloat16", "hf,vllm")
+    limit: int | None = option("at most N documents a task, by hash order", 50, least=1)
+    tolerance: float = option("nats that a log-likelihood, or the margin of a choice that turns, may differ by", 0.01)
+    equal: float = option("the least share of generated texts that have to be equal", 0.9)
+    shots: int | None = option("examples in the prompt; each task has its own number", None, least=0)
+    seed: int = option("seed of the shots", 1234)
+    revision: str | None = option("a Hub model's commit, branch or tag", None)
+    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
+    include: str | None = option("folder with lm-eval task files of others; their names may stand in tasks=", None)
+    trust_task_code: str | None = option("folder of theirs whose Python may run", None)
+    form: str | None = option("how tasks of others are asked; completion unless said", None, choices=config.FORMS)
+    output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
 class EnvSettings:
     """What `estbench env` can be told."""
 
+    variant: str | None = option("install vllm: cpu or cuda; default is what fits this machine", None)
     model: str | None = option("install comet: fetch this COMET model, too", None)
     accept_licence: str | None = option("install comet: name of a model that is for non-commercial use only", None)
     output: str | None = option("table or json", None, choices=("table", "json"))
@@ -198,6 +222,13 @@ def comet(words: list[str]) -> int:
     return commands.comet(config.read(words, CometSettings))
 
 
+def parity(words: list[str]) -> int:
+    """Ask two engines the same, and say what differs."""
+    from estbench import commands
+
+    return commands.parity(config.read(words, ParitySettings))
+
+
 def env(words: list[str]) -> int:
     """List, install and remove side environments."""
     from estbench import commands
@@ -226,6 +257,7 @@ COMMANDS: dict[str, Command] = {
             "estbench eval model=out/step-2000 tasks=estcopa,belebele_et limit=200",
             "estbench eval model=tartuNLP/Llammas-base tasks=core_base plan=true",
             "estbench eval @nightly.yaml model=out/last output=json",
+            "estbench eval 'model=out/step-*' tasks=core_base",
         ),
     ),
     "pull": Command(
@@ -300,11 +332,26 @@ COMMANDS: dict[str, Command] = {
             "estbench comet run=llammas-8c model=Unbabel/XCOMET-XL accept_licence=Unbabel/XCOMET-XL",
         ),
     ),
+    "parity": Command(
+        parity,
+        ParitySettings,
+        "parity model=PATH tasks=SUITE|a,b [engines=hf,vllm] [tolerance=NATS]",
+        (
+            "estbench parity model=demo tasks=mini engines=hf,vllm",
+            "estbench parity model=out/step-2000 tasks=estcopa,xcopa_et engines=hf,hf:dtype=bfloat16 tolerance=0.2",
+            "estbench parity model=out/last tasks=core engines=hf,vllm:url=http://127.0.0.1:8000/v1 output=json",
+        ),
+    ),
     "env": Command(
         env,
         EnvSettings,
         "env [list | install NAME | remove NAME]",
-        ("estbench env", "estbench env install comet model=Unbabel/wmt22-comet-da", "estbench env remove comet"),
+        (
+            "estbench env",
+            "estbench env install comet model=Unbabel/wmt22-comet-da",
+            "estbench env install vllm",
+            "estbench env remove comet",
+        ),
     ),
 }
 

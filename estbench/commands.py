@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
         ContaminationSettings,
         DataSettings,
         EnvSettings,
+        ParitySettings,
         ScoreSettings,
         ShowSettings,
         TasksSettings,
@@ -31,10 +35,13 @@ def wants_table(output: str | None) -> bool:
 
 
 def evaluate(settings: EvalSettings) -> int:
-    """Run an evaluation, index it, print its scores."""
-    from estbench import runner
+    """Run an evaluation, index it, print its scores; of several models one after the other."""
+    from estbench import runner, series
     from estbench.database import open_database
 
+    each = series.expand(settings)
+    if series.is_series(settings.model):
+        return _evaluate_series(settings, each)
     job = runner.prepare(settings, report.say)
     open_database(settings.database).close()  # one that can't be used is found before the work
     with report.ProgressBar() as bar:
@@ -42,11 +49,17 @@ def evaluate(settings: EvalSettings) -> int:
     index(run, settings.database)
     if not wants_table(settings.output):
         print(report.as_json(report.run_json(run)))
-        return 0
+    else:
+        _print_run(run, settings)
+    return _warn_unanswered([run])
+
+
+def _print_run(run: Run, settings: EvalSettings) -> None:
     model = run.manifest["model"]
-    size = f"{model['parameters'] / 1e6:,.1f} M parameters"
+    known = model["parameters"] is not None
+    size = f"{model['parameters'] / 1e6:,.1f} M parameters · {model['dtype']}" if known else "weights unverified"
     partial = " · partial" if run.manifest["partial"] else ""
-    print(f"{run.manifest['name']} · {size} · {model['dtype']}{partial}")
+    print(f"{run.manifest['name']} · {size}{partial}")
     if settings.slice:
         print(f"Slice {settings.slice}: `estbench runs import` makes scores of all slices together.")
     else:
@@ -54,25 +67,65 @@ def evaluate(settings: EvalSettings) -> int:
     print(f"Run {run.id} is in {run.path}")
     if not settings.slice:
         print(_next(run, settings))
-    return 0
+
+
+def _evaluate_series(settings: EvalSettings, each: Sequence[EvalSettings]) -> int:
+    from estbench import series
+    from estbench.database import open_database
+
+    series.check(each, report.say)
+    open_database(settings.database).close()
+    outcomes = list(series.evaluate(each, report.say, lambda run: index(run, settings.database)))
+    if not wants_table(settings.output):
+        print(report.as_json(series.as_rows(outcomes)))
+    else:
+        print(series.as_text(outcomes))
+        if settings.slice:
+            print(f"Slice {settings.slice}: `estbench runs import` makes scores of all slices together.")
+    _warn_unanswered([one.run for one in outcomes if one.run])
+    return max(one.exit_code for one in outcomes)
+
+
+def _warn_unanswered(runs: Sequence[Run]) -> int:
+    """Name what has no response; the exit code that this gives."""
+    for run in runs:
+        if run.unanswered:
+            reason = run.manifest["unanswered"]["reason"]
+            many = f"{run.unanswered:,} documents have" if run.unanswered > 1 else "1 document has"
+            report.say(
+                f"estbench: {run.manifest['name']}: {many} no response ({reason.rstrip('.')}). Scores are of the rest; "
+                "the same command asks for these alone."
+            )
+    return 4 if any(run.unanswered for run in runs) else 0
 
 
 def _next(run: Run, settings: EvalSettings) -> str:
     other = "demo-base" if settings.model == "demo" else "demo"
     task = run.tasks[0]
     data = f" data={settings.data}" if settings.data else ""
-    lines = ["Next:", f"  estbench show task={task} doc=3 model={settings.model}{data}"]
+    words = {"engine": settings.engine} | {f"engine.{key}": part for key, part in settings.engine_options.items()}
+    asked = ("engine", "engine.url", "engine.model", "engine.api", "engine.tokenizer")
+    remote = [f"{key}={words[key]}" for key in asked if key in words] if settings.engine == "openai" else []
+    model = shlex.join([f"model={settings.model}"] * bool(settings.model) + remote)
+    lines = ["Next:", f"  estbench show task={task} doc=3 {model}{data}"]
     if settings.model in ("demo", "demo-base"):
         lines.append(f"  estbench eval model={other} tasks={settings.tasks or 'mini'}{data}")
     return "\n".join([*lines, "  estbench runs"])
 
 
 def index(run: Run, url: str | None) -> None:
-    from estbench.database import index_run, open_database
+    """Index a run. An earlier folder that lacks responses which this one has is removed, with its rows."""
+    from estbench.database import index_run, open_database, remove_run
+    from estbench.runs import superseded
 
     try:
         with open_database(url) as database:
             index_run(database, run)
+            for old in superseded(run):
+                with contextlib.suppress(StoreError):  # it was never indexed here
+                    remove_run(database, old.id)
+                shutil.rmtree(old.path)
+                report.say(f"{old.id}, in which {old.unanswered:,} documents had no response, is replaced by {run.id}.")
     except StoreError as error:
         raise StoreError(
             f"{error} The run itself is whole in {run.path}; `estbench runs rebuild` indexes it later."
@@ -81,27 +134,36 @@ def index(run: Run, url: str | None) -> None:
 
 def show_plan(settings: EvalSettings) -> int:
     """What an eval would do: documents, tokens, memory, time, and what is missing."""
-    from estbench import planning
+    from estbench import planning, series
 
-    plan = planning.outline(settings, report.say)
+    plans = [planning.outline(one, report.say) for one in series.expand(settings)]
     if not wants_table(settings.output):
-        print(report.as_json(plan))
+        print(report.as_json(plans if series.is_series(settings.model) else plans[0]))
     else:
-        print(planning.as_text(plan))
-    return 2 if plan["missing"] and settings.missing == "stop" else 0
+        heads = [f"{plan['model']['name'] if plan['tasks'] else plan['model']}\n" for plan in plans]
+        several = len(plans) > 1
+        texts = map(planning.as_text, plans)
+        print("\n\n".join(head + text if several else text for head, text in zip(heads, texts, strict=True)))
+    return 2 if any(plan["missing"] for plan in plans) and settings.missing == "stop" else 0
 
 
 def pull(settings: EvalSettings) -> int:
     """Fetch the model and the data sets of an eval, so that it runs with no network afterwards."""
-    from estbench import checkpoint, data, runner
+    from estbench import checkpoint, data, runner, series
 
-    model = checkpoint.find(settings.model, settings.revision, report.say)
-    report.say(f"{model.name}: {model.path}")
+    models = [checkpoint.find(one.model, one.revision, report.say) for one in series.expand(settings)]
+    for model in models:
+        report.say(f"{model.name}: {model.path}")
     folder = _folder(settings)
     if data.is_sample(folder):
         raise ConfigError("data=samples comes with estbench: there is nothing to fetch; leave data= out.")
-    chosen = runner.choose(settings, model).tasks
-    wanted = {ref: None for card in chosen for ref in data.references([card]) if data.missing(ref, card.splits, folder)}
+    chosen = {card.name: card for model in models for card in runner.choose(settings, model).tasks}
+    wanted = {
+        ref: None
+        for card in chosen.values()
+        for ref in data.references([card])
+        if data.missing(ref, card.splits, folder)
+    }
     _pull(list(wanted), update=False)
     report.say("Everything is here: the same words after `estbench eval` run with no network.")
     return 0
@@ -326,6 +388,16 @@ def comet(settings: CometSettings) -> int:
     return 0
 
 
+def parity(settings: ParitySettings) -> int:
+    """Two engines side by side; exit code 1 past the tolerance."""
+    from estbench import parity as comparison
+
+    with report.ProgressBar() as bar:
+        found = comparison.compare(settings, report.say, bar)
+    print(comparison.as_text(found) if wants_table(settings.output) else report.as_json(found))
+    return 0 if found["verdict"] == "within" else 1
+
+
 def env_list(settings: EnvSettings, names: list[str]) -> int:
     """Side environments: their state, size and versions."""
     from estbench import environments
@@ -351,7 +423,7 @@ def env_install(settings: EnvSettings, names: list[str]) -> int:
     name = _one_environment(names, "install")
     if settings.model and name != "comet":
         raise ConfigError("model= belongs to `estbench env install comet`.")
-    environments.install(name, report.say)
+    environments.install(name, report.say, settings.variant)
     if settings.model:
         from estbench.metrics.comet import fetch
 

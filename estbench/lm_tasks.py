@@ -54,7 +54,6 @@ class Rendered:
     decoding: Decoding | None
     source: Any  # what was asked before a chat template: the same for all models
     target: Any
-    instances: list[Instance]
     rolling: bool = False  # the one continuation is a whole text, scored in windows of the model's context
 
 
@@ -68,6 +67,7 @@ class RowsTask(ConfigurableTask):  # type: ignore[misc]
         self.docs: list[Row] = [dict(row) for row in self.task_docs]
         shots = self.sampler.df if hasattr(self, "sampler") else []
         self.kept = {id(row): {} for row in (*self.docs, *shots)}
+        self.given = {}  # the rows are in `dataset` and `docs` now
 
     def download(self, *_: Any, **__: Any) -> None:
         self.dataset = {split: datasets.Dataset.from_list(rows) for split, rows in self.given.items()}
@@ -80,6 +80,10 @@ class RowsTask(ConfigurableTask):  # type: ignore[misc]
 
     def doc_to_choice(self, doc: Row, doc_to_choice: Any = None) -> Any:
         return self._once(super().doc_to_choice, "choice", doc, doc_to_choice)
+
+    def forget(self, doc: Row) -> None:
+        """Drop what a document rendered to: it is no one's shot, and its prompt is not made again."""
+        self.kept[id(doc)] = {}
 
     def _once(self, make: Callable[..., Any], what: str, doc: Row, template: Any) -> Any:
         kept = self.kept.get(id(doc))
@@ -178,14 +182,14 @@ class LmTask:
         first = instances[0]
         if first.request_type == "generate_until":
             decoding = read_decoding(first.args[1], self.card.name)
-            return Rendered([], first.args[0], decoding, seen or first.args[0], target, instances)
+            return Rendered([], first.args[0], decoding, seen or first.args[0], target)
         if first.request_type == "loglikelihood_rolling":
-            return Rendered([("", first.args[0])], "", None, ["rolling", first.args[0]], "", instances, rolling=True)
+            return Rendered([("", first.args[0])], "", None, ["rolling", first.args[0]], "", rolling=True)
         if first.request_type != "loglikelihood":
             raise PlanError(f"{self.card.name}: output_type {first.request_type} is not supported yet.")
         pairs = [(i.args[0], i.args[1]) for i in instances]
         contexts, continuations = list(dict.fromkeys(pair[0] for pair in pairs)), [pair[1] for pair in pairs]
-        return Rendered(pairs, pairs[0][0], None, [seen or contexts, continuations], target, instances)
+        return Rendered(pairs, pairs[0][0], None, [seen or contexts, continuations], target)
 
     def _check_rendered(self, doc_id: int, texts: list[str]) -> None:
         for text in texts:
@@ -206,29 +210,38 @@ class LmTask:
         self, rendered: Sequence[tuple[int, Rendered, list[Response]]]
     ) -> Iterator[tuple[int, dict[str, Any], Any]]:
         """(doc_id, metric -> value, answer) for each answered document, by the task's filters and process_results."""
-        for _, doc, responses in rendered:
-            for instance, answer in zip(doc.instances, _answers(doc, responses), strict=True):
-                instance.resps, instance.filtered_resps = [answer], {}
         if not rendered:
             return  # an empty slice
-        self.task._instances = [instance for _, doc, _ in rendered for instance in doc.instances]
+        asked = [self._instances(doc_id, doc, responses) for doc_id, doc, responses in rendered]
+        self.task._instances = [instance for instances in asked for instance in instances]
         self.task.apply_filters()
-        for doc_id, doc, responses in rendered:
+        for (doc_id, doc, responses), instances in zip(rendered, asked, strict=True):
+            filtered = [instance.filtered_resps for instance in instances]
             values: dict[str, Any] = {}
-            if self.dataset.withheld:
-                yield doc_id, values, _answer(doc, responses)
-                continue
-            try:
-                for position, name in enumerate(doc.instances[0].filtered_resps):
-                    found = self.task.process_results(
-                        self.docs[doc_id], [i.filtered_resps[name] for i in doc.instances]
-                    )
-                    values |= {
-                        metric if position == 0 else f"{metric},{name}": value for metric, value in found.items()
-                    }
-            except Exception as error:
-                raise TaskError(f"{self.card.name} can't score document {doc_id}: {_brief(error)}") from error
-            yield doc_id, {metric: plain(value) for metric, value in values.items()}, _answer(doc, responses)
+            if not self.dataset.withheld:
+                values = {metric: plain(value) for metric, value in self._values(doc_id, filtered).items()}
+            self.task.forget(self.docs[doc_id])
+            yield doc_id, values, _answer(doc, responses, filtered)
+        self.task._instances = None
+
+    def _instances(self, doc_id: int, doc: Rendered, responses: list[Response]) -> list[Instance]:
+        """A document's requests as lm-eval's filters want them, answered."""
+        kind = "generate_until" if doc.decoding else "loglikelihood_rolling" if doc.rolling else "loglikelihood"
+        texts: list[tuple[str, ...]] = [*doc.pairs] or [(doc.prompt,)]
+        answers = zip(texts, _answers(doc, responses), strict=True)
+        about: dict[str, Any] = {"doc": self.docs[doc_id], "metadata": (self.card.name, doc_id, 1)}
+        return [Instance(kind, arguments=asked, idx=i, resps=[one], **about) for i, (asked, one) in enumerate(answers)]
+
+    def _values(self, doc_id: int, filtered: list[dict[str, Any]]) -> dict[str, Any]:
+        """Metric -> value of a document; behind each filter but the first one as `metric,filter`."""
+        values: dict[str, Any] = {}
+        try:
+            for position, name in enumerate(filtered[0]):
+                found = self.task.process_results(self.docs[doc_id], [of_one[name] for of_one in filtered])
+                values |= {metric if position == 0 else f"{metric},{name}": value for metric, value in found.items()}
+        except Exception as error:
+            raise TaskError(f"{self.card.name} can't score document {doc_id}: {_brief(error)}") from error
+        return values
 
     def scorer(self) -> str:
         """Hash of everything that turns responses into scores: configuration, our source, lm-eval's version."""
@@ -350,12 +363,11 @@ def _answers(doc: Rendered, responses: list[Response]) -> list[Any]:
     return [(one.logprob, one.greedy) if isinstance(one, Scored) else one.text for one in responses]
 
 
-def _answer(doc: Rendered, responses: list[Response]) -> Any:
+def _answer(doc: Rendered, responses: list[Response], filtered: list[dict[str, Any]]) -> Any:
     if doc.rolling:
         return None
     if isinstance(responses[0], Generated):
-        name = next(iter(doc.instances[0].filtered_resps))
-        return plain(doc.instances[0].filtered_resps[name])
+        return plain(next(iter(filtered[0].values())))
     logprobs = [response.logprob for response in responses if isinstance(response, Scored)]
     return logprobs.index(max(logprobs))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import estbench
 from estbench import golds, identity, registry
 from estbench.config import EvalSettings
+from estbench.remote import RemoteModel
 from estbench.runs import SCHEMA
 
 if TYPE_CHECKING:
@@ -88,19 +89,25 @@ def of_task(plan: TaskPlan, scorer: str) -> dict[str, Any]:
 def of_model(job: Job) -> dict[str, Any]:
     """The model's part: content hashes first, its whereabouts for people."""
     model, template = job.checkpoint, job.tokens.chat_template
-    return {
-        "name": model.name,
-        "path": str(model.path.resolve()),
-        "revision": model.revision,
+    if isinstance(model, RemoteModel):
+        card = model.card()
+    else:
+        card = {
+            "name": model.name,
+            "path": str(model.path.resolve()),
+            "revision": model.revision,
+            "parameters": model.parameters,
+            "bytes": model.bytes,
+            "type": model.config.get("model_type"),
+        }
+    own = "the endpoint's own" if job.tokens.sends_messages else None
+    return card | {
         "fingerprint": identity.digest(job.fingerprint["model"]),
         "hashes": job.fingerprint["model"],
-        "parameters": model.parameters,
-        "bytes": model.bytes,
-        "type": model.config.get("model_type"),
         "dtype": job.fingerprint["engine"].get("dtype"),
         "max_length": job.engine.max_length,
-        "chat_template": identity.digest(template) if template else None,
-        "bos": "added by the tokenizer" if job.tokens.prefix else "none",
+        "chat_template": identity.digest(template) if template else own,
+        "bos": own or ("added by the tokenizer" if job.tokens.prefix else "none"),
     }
 
 

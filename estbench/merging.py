@@ -6,15 +6,16 @@ are put together, and the merged run has the very id that an unsliced run has.
 
 from __future__ import annotations
 
+import heapq
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from estbench import identity, manifests
+from estbench import endings, identity, manifests
 from estbench.errors import StoreError
 from estbench.home import home
 from estbench.runs import PlannedDoc, Run, Sample, atomic, file_name, write_json, write_lines
@@ -65,13 +66,24 @@ def _copy(run: Run) -> Run:
 
 
 def _slices(series: str) -> list[Run]:
+    """The slices of an evaluation that are here; of several versions of one, that with most responses."""
     runs = (Run(path.parent) for path in sorted((home() / "runs").glob("*/manifest.json")))
-    found = {
-        run.manifest["slice"]: run
-        for run in runs
-        if run.manifest["slice"] and run.manifest["identity"].get("series") == series
-    }
+    found: dict[str, Run] = {}
+    for run in runs:
+        number = run.manifest["slice"]
+        if number and run.manifest["identity"].get("series") == series:
+            known = found.get(number)
+            found[number] = run if known is None or run.unanswered <= known.unanswered else known
     return sorted(found.values(), key=lambda run: int(run.manifest["slice"].partition("/")[0]))
+
+
+def _docs(slices: Sequence[Run], task: str) -> Iterator[PlannedDoc]:
+    """The documents of all slices, in order and one at a time: with their token ids they are large."""
+    return heapq.merge(*(run.plan(task) for run in slices), key=lambda doc: doc.doc_id)
+
+
+def _responses(slices: Sequence[Run], task: str) -> Iterator[dict[str, Any]]:
+    return heapq.merge(*(run.responses(task) for run in slices), key=lambda row: (row["doc_id"], row["index"]))
 
 
 def merge(slices: Sequence[Run]) -> Run:
@@ -79,15 +91,15 @@ def merge(slices: Sequence[Run]) -> Run:
     first = slices[0].manifest
     tasks: dict[str, Any] = {}
     samples: dict[str, list[Sample]] = {}
-    docs: dict[str, list[PlannedDoc]] = {}
     for task, row in first["tasks"].items():
-        docs[task] = sorted((doc for run in slices for doc in run.plan(task)), key=lambda doc: doc.doc_id)
+        asked = [(doc.doc_hash, doc.asked) for doc in _docs(slices, task)]
         samples[task] = sorted(
             (sample for run in slices for sample in run.samples(task)), key=lambda sample: sample.doc_id
         )
         truncated = sum(run.manifest["tasks"][task]["truncated"] for run in slices)
-        key = identity.plan_key(task, row["form"], bool(truncated), ((doc.doc_hash, doc.asked) for doc in docs[task]))
-        tasks[task] = row | {"plan_hash": key, "n_planned": len(docs[task]), "truncated": truncated}
+        key = identity.plan_key(task, row["form"], bool(truncated), asked)
+        ended = endings.together(run.manifest["tasks"][task].get("endings", {}) for run in slices)
+        tasks[task] = row | {"plan_hash": key, "n_planned": len(asked), "truncated": truncated, "endings": ended}
     whole = identity.digest({name: row["plan_hash"] for name, row in tasks.items()})
     result = identity.result_key(whole, (sample.key for rows in samples.values() for sample in rows))
     run_id = f"{slices[0].id.rpartition('-')[0]}-{result[:12]}"
@@ -95,10 +107,9 @@ def merge(slices: Sequence[Run]) -> Run:
     scores = []
     for task, row in tasks.items():
         file = f"{file_name(task)}.jsonl.gz"
-        write_lines(folder / "plan" / file, docs[task])
+        write_lines(folder / "plan" / file, _docs(slices, task))
         write_lines(folder / "samples" / file, samples[task])
-        responses = [response for run in slices for response in run.responses(task)]
-        write_lines(folder / "responses" / file, sorted(responses, key=lambda r: (r["doc_id"], r["index"])))
+        write_lines(folder / "responses" / file, _responses(slices, task))
         scores += score_task(
             task,
             samples[task],
@@ -123,5 +134,8 @@ def merge(slices: Sequence[Run]) -> Run:
         "command": shlex.join(word for word in shlex.split(first["command"]) if not word.startswith("slice=")),
         "merged_from": [run.id for run in slices],
     }
+    manifest.pop("unanswered", None)
+    if errors := [sample.error for rows in samples.values() for sample in rows if sample.error]:
+        manifest["unanswered"] = {"documents": len(errors), "reason": errors[0]}
     write_json(folder / "manifest.json", manifest)
     return Run(folder)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,13 @@ from estbench.engines import batches, trie
 from estbench.engines.base import Decoding, Pack, Packing, Request
 from estbench.errors import PlanError
 from estbench.runs import PlannedDoc
+from estbench.texts import Texts
 from estbench.tokens import Tokens
 
 if TYPE_CHECKING:
     from estbench.lm_tasks import Chat, LmTask, Rendered
 
-CHUNK = 512  # documents whose texts are tokenised together
+CHUNK = 128  # documents whose texts are tokenised together
 
 
 @dataclass(slots=True)
@@ -36,21 +37,13 @@ class Doc:
     doc_id: int
     hash: str  # of the data row; repeated rows get "-2", "-3", ...
     row: str  # of the data row alone
-    rendered: Rendered
+    asked: str  # hash of what is asked, before any model's template and tokenizer
     cluster: str | None
     requests: list[Request]
     keys: list[str] = field(default_factory=list)  # response keys, known once the fingerprint is
-    system: str | None = None  # the system message in front of a chat prompt
     withheld: bool = False  # the gold answer stays with the maintainers: it is in no run folder
 
-    @property
-    def asked(self) -> str:
-        """Hash of what is asked, before any model's template and tokenizer."""
-        decoding = self.rendered.decoding
-        said = [self.system] if self.system else []
-        return identity.digest([self.rendered.source, asdict(decoding) if decoding else None, *said])[:32]
-
-    def record(self) -> PlannedDoc:
+    def record(self, rendered: Rendered) -> PlannedDoc:
         """The document as the run folder keeps it; a context that all choices share is written once."""
         requests: list[dict[str, Any]] = []
         before: list[int] | None = None
@@ -65,16 +58,16 @@ class Doc:
             if request.decoding is not None:
                 row["decoding"] = asdict(request.decoding)
             requests.append(row)
-        prompt = self.rendered.prompt
+        prompt = rendered.prompt
         return PlannedDoc(
             doc_id=self.doc_id,
             doc_hash=self.hash,
             prompt=prompt,
             prompt_hash=prompt_hash(prompt),
-            target=None if self.withheld else self.rendered.target,
+            target=None if self.withheld else rendered.target,
             cluster=self.cluster,
             asked=self.asked,
-            choices=[continuation for _, continuation in self.rendered.pairs],
+            choices=[continuation for _, continuation in rendered.pairs],
             requests=requests,
         )
 
@@ -87,7 +80,15 @@ class TaskPlan:
     lm: LmTask
     docs: list[Doc]  # by doc_id
     n_docs: int  # documents that the task has
-    truncated: int  # prompts cut from the left, because truncate=true
+    truncated: int = 0  # prompts cut from the left, because truncate=true
+    texts: Texts = field(default_factory=Texts)  # of the docs, in parts of CHUNK
+
+    def parts(self) -> Iterator[list[tuple[Doc, Rendered]]]:
+        """The documents with their texts, CHUNK at a time."""
+        start = 0
+        for part in self.texts:
+            yield list(zip(self.docs[start : start + len(part)], part, strict=True))
+            start += len(part)
 
     @property
     def hash(self) -> str:
@@ -133,41 +134,50 @@ def render(card: registry.Task, tokens: Tokens, max_length: int, scope: Scope) -
     from estbench.lm_tasks import LmTask
 
     lm = LmTask(card, data_dir=scope.data, shots=scope.shots, seed=scope.seed, gold=scope.gold)
-    chat = _with_system(tokens.chat, scope.system) if card.form == "chat" else None
+    lm.dataset = replace(lm.dataset, splits={})  # the rows are in `lm.docs` now
+    chat = with_system(tokens.chat, scope.system) if card.form == "chat" else None
     system = scope.system if chat else None
-    hashes = lm.doc_hashes
-    chosen = _choose(hashes, scope)
-    wanted = range(len(lm.docs)) if lm.draws_shots else chosen  # random shots advance document by document
-    rendered = {doc_id: lm.render(doc_id, chat) for doc_id in wanted}
-    docs: list[Doc] = []
-    truncated = 0
-    for start in range(0, len(chosen), CHUNK):
-        ids = chosen[start : start + CHUNK]
-        asked = _requests([rendered[i] for i in ids], tokens, scope.seed, max_length)
-        for doc_id, requests in zip(ids, asked, strict=True):
-            fitted = [
-                _fit(request, max_length, scope.truncate, card, doc_id, len(tokens.prefix)) for request in requests
-            ]
-            truncated += any(a is not b for a, b in zip(fitted, requests, strict=True))
+    plan = TaskPlan(card, lm, [], len(lm.docs))
+    for part in _rendered(lm, _choose(lm.doc_hashes, scope), chat):
+        asked = _requests([doc for _, doc in part], tokens, scope.seed, max_length)
+        for (doc_id, doc), requests in zip(part, asked, strict=True):
+            bos = len(tokens.prefix)
+            fitted = [_fit(request, max_length, scope.truncate, card, doc_id, bos) for request in requests]
+            plan.truncated += any(a is not b for a, b in zip(fitted, requests, strict=True))
             tokens.check_bos(fitted[0].prompt)
-            cluster = cluster_of(card, lm.docs[doc_id])
-            row = hashes[doc_id].partition("-")[0]
-            docs.append(
-                Doc(
-                    doc_id,
-                    hashes[doc_id],
-                    row,
-                    rendered[doc_id],
-                    cluster,
-                    fitted,
-                    system=system,
-                    withheld=card.withheld,
-                )
-            )
-    return TaskPlan(card, lm, docs, len(lm.docs), truncated)
+            plan.docs.append(_doc(lm, doc_id, doc, fitted, system))
+        plan.texts.add([doc for _, doc in part])
+    return plan
 
 
-def _with_system(chat: Chat, system: str | None) -> Chat:
+def _rendered(lm: LmTask, chosen: Sequence[int], chat: Chat | None) -> Iterator[list[tuple[int, Rendered]]]:
+    """The chosen documents as texts, CHUNK at a time. Random shots advance document by document: all are drawn."""
+    wanted = set(chosen)
+    part: list[tuple[int, Rendered]] = []
+    for doc_id in range(chosen[-1] + 1 if chosen else 0) if lm.draws_shots else chosen:
+        doc = lm.render(doc_id, chat)
+        lm.task.forget(lm.docs[doc_id])
+        if doc_id in wanted:
+            part.append((doc_id, doc))
+        if len(part) == CHUNK:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _doc(lm: LmTask, doc_id: int, rendered: Rendered, requests: list[Request], system: str | None) -> Doc:
+    name, card = lm.doc_hashes[doc_id], lm.card
+    row, _, repeated = name.partition("-")
+    decoding = asdict(rendered.decoding) if rendered.decoding else None
+    said = [system] if system else []
+    asked = identity.digest([rendered.source, decoding, *said])[:32]
+    cluster = cluster_of(card, lm.docs[doc_id])
+    return Doc(doc_id, name, row if repeated else name, asked, cluster, requests, withheld=card.withheld)
+
+
+def with_system(chat: Chat, system: str | None) -> Chat:
+    """A chat template with a system message in front."""
     if system is None:
         return chat
 
@@ -192,7 +202,8 @@ def _requests(rendered: Sequence[Rendered], tokens: Tokens, seed: int, most: int
     for doc in rendered:
         if decoding := doc.decoding:
             sampled = decoding if decoding.temperature == 0 else Decoding(**(asdict(decoding) | {"seed": seed}))
-            yield [Request(next(prompts), decoding=sampled)]
+            messages = doc.prompt if tokens.sends_messages else None
+            yield [Request(next(prompts), decoding=sampled, messages=messages)]
         elif doc.rolling:
             yield [Request(*window) for window in tokens.windows(doc.pairs[0][1], most)]
         else:

@@ -38,6 +38,7 @@ def runs_list(settings: RunsSettings, paths: list[Path]) -> int:
     for row in rows:
         count = len(row["tasks"])
         row["about"] = f"{count} task{'s' * (count != 1)}{', partial' if row['partial'] else ''}"
+        row["about"] += f", weights unverified ({row['observed']})" if row["observed"] else ""
         row["created"] = row["created"][:16].replace("T", " ")
     columns = {"id": "run", "name": "name", "created": "created (UTC)", "about": "what", "seconds": ">seconds"}
     print(report.listing(rows, columns))

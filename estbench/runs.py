@@ -111,6 +111,11 @@ class Run:
         """Task names in the plan's order."""
         return list(self.manifest["tasks"])
 
+    @property
+    def unanswered(self) -> int:
+        """Documents without a response: missing data, which the same command asks for again."""
+        return int((self.manifest.get("unanswered") or {}).get("documents", 0))
+
     def scores(self) -> list[Score]:
         rows = json.loads((self.path / "scores.json").read_text("utf-8"))
         return [Score(**row) for row in rows]
@@ -138,6 +143,21 @@ def find_run(name: str) -> Path:
     if not found:
         raise ConfigError(f"There is no run {name!r}: `estbench runs` lists them.")
     return home() / "runs" / name if (home() / "runs" / name) in found else found[0]
+
+
+def superseded(run: Run) -> list[Run]:
+    """The runs in the home that this one completes: the same evaluation with more documents unanswered."""
+    same = ("response", "plan", "series")
+    found = []
+    for manifest in sorted((home() / "runs").glob(f"{glob.escape(run.id.rpartition('-')[0])}-*/manifest.json")):
+        try:
+            other = Run(manifest.parent)
+        except StoreError:
+            continue
+        alike = all(other.manifest["identity"].get(key) == run.manifest["identity"].get(key) for key in same)
+        if alike and other.manifest["slice"] == run.manifest["slice"] and other.unanswered > run.unanswered:
+            found.append(other)
+    return found
 
 
 def file_name(task: str) -> str:
@@ -203,3 +223,8 @@ class atomic:
         os.umask(umask)
         os.chmod(self.temporary, 0o666 & ~umask)
         os.replace(self.temporary, self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name, too: without it a power cut can take the file back
+        finally:
+            os.close(folder)

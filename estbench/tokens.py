@@ -21,6 +21,8 @@ from estbench.errors import ModelError, PlanError
 class Tokens:
     """A checkpoint's tokenizer and chat template."""
 
+    sends_messages = False  # True: prompts are JSON of messages, and the endpoint has the tokenizer
+
     def __init__(self, path: Path) -> None:
         from transformers import AutoTokenizer
         from transformers.utils import logging
@@ -72,7 +74,8 @@ class Tokens:
         """Ids of whole texts, with the BOS in front unless the text (a chat template's) already starts with it."""
         if not texts:
             return []
-        found = self.tokenizer(list(texts), add_special_tokens=False).input_ids
+        plain = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+        found = self.tokenizer(list(texts), **plain).input_ids
         n = len(self.prefix)
         return [np.array(ids if n and ids[:n] == self.prefix else self.prefix + ids, np.int32) for ids in found]
 
@@ -83,7 +86,7 @@ class Tokens:
             dict.fromkeys(text for context, continuation in moved for text in (context, context + continuation))
         )
         ids = dict(zip(texts, self.encode(texts), strict=True))
-        result = []
+        result: list[tuple[Ids, Ids]] = []
         for context, continuation in moved:
             whole, alone = ids[context + continuation], ids[context]
             most = min(len(whole), len(alone))
@@ -91,8 +94,10 @@ class Tokens:
             split = int(differ[0]) if len(differ) else most
             if split == len(whole):
                 raise PlanError(f"The continuation {continuation!r} has no token of its own.")
-            head = whole[:split] if split else np.array(self.start, np.int32)
-            result.append((head, whole[split:]))
+            head = whole[:split].copy() if split else np.array(self.start, np.int32)
+            if result and np.array_equal(head, result[-1][0]):
+                head = result[-1][0]  # choices share one prompt
+            result.append((head, whole[split:].copy()))  # copies: views would keep the whole alive
         return result
 
     def windows(self, text: str, most: int) -> list[tuple[Ids, Ids]]:

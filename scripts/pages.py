@@ -1,10 +1,11 @@
-"""Write the generated pages: docs/tasks.md and docs/reproduce.md. A test fails where they are not fresh.
+"""Write the generated pages: docs/tasks.md, docs/reproduce.md, docs/options.md. A test fails where they are not fresh.
 
 python scripts/pages.py
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from estbench import references, report  # noqa: E402
+from estbench.engines.options import KINDS  # noqa: E402
 from estbench.registry import SKILLS, Registry, Task  # noqa: E402
 
 GENERATED = "<!-- Written by scripts/pages.py from the task files: change those, and run it. -->\n"
@@ -115,6 +117,28 @@ def reproduce_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def options_page() -> str:
+    """Every `engine.KEY=VALUE`, engine by engine."""
+    lines = ["<!-- Written by scripts/pages.py from estbench/engines/options.py: change that, and run it. -->\n"]
+    lines += [
+        "# Options of the engines",
+        "",
+        "Each is given as `engine.KEY=VALUE`; [engines.md](engines.md) says what for.",
+        "",
+    ]
+    for kind in KINDS.values():
+        lines += [f"## {(kind.__doc__ or '').rstrip('.')}", "", "| key | what it does | default |", "|---|---|---|"]
+        for item in dataclasses.fields(kind):
+            words = f" (`{'`, `'.join(item.metadata['choices'])}`)" if item.metadata["choices"] else ""
+            required = item.default is dataclasses.MISSING
+            default = "has to be given" if required else "" if item.default in (None, "") else f"`{item.default}`"
+            lines.append(
+                f"| `engine.{item.name}` | {item.metadata['help'].replace('|', chr(92) + '|')}{words} | {default} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
 def _metrics(card: Task, published: str) -> str:
     """The published metric; ours too, where the primary one is called otherwise."""
     if published == card.primary:
@@ -131,7 +155,7 @@ def _command(model: str, card: Task) -> str:
     return f"`{command}`" + (": gated, needs its terms accepted and `HF_TOKEN`" if card.access == "gated" else "")
 
 
-PAGES = {"docs/tasks.md": tasks_page, "docs/reproduce.md": reproduce_page}
+PAGES = {"docs/tasks.md": tasks_page, "docs/reproduce.md": reproduce_page, "docs/options.md": options_page}
 
 if __name__ == "__main__":
     for path, make in PAGES.items():

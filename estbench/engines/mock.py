@@ -21,6 +21,7 @@ class MockTokens:
 
     prefix: tuple[int, ...] = ()
     bos = None
+    sends_messages = False
 
     def __init__(self, chat_template: str | None = None) -> None:
         self.chat_template = chat_template
