@@ -1,9 +1,9 @@
 """Choices scored by engine=hf and by lm-eval's `hf`, on the same model, files and rows: CPU seconds, tokens forwarded.
 
-    OMP_NUM_THREADS=1 python benchmarks/choice_scoring.py [model=demo|random] [documents=200] [cases=xcopa,cloze,...]
+    OMP_NUM_THREADS=1 python benchmarks/choice_scoring.py [model=demo|random] [layers=8] [width=512]
+        [documents=500] [cases=xcopa,cloze,...]
 
-`random` is a Llama of 34 million parameters (8 layers of width 512, a vocabulary of 32,000) with the demo model's
-tokenizer; at the size of `demo` itself what the harness costs decides. XCOPA's rows come from $ESTBENCH_DATA, others
+`random` is a Llama with a vocabulary of 32,000 (as it stands: 42 million parameters) and the demo model's tokenizer; at the size of `demo` itself what the harness costs decides. XCOPA's rows come from $ESTBENCH_DATA, others
 are made up. Each side runs in a process of its own, one after the other: CPU seconds of the whole process, imports
 and run folder included, and of scoring alone. `distinct` are the distinct tokens of the plan.
 """
@@ -103,7 +103,7 @@ def make(folder: Path, case: str, documents: int) -> str:
     return "XCOPA-et" if real else "made up"
 
 
-def model(kind: str, folder: Path) -> Path:
+def model(kind: str, folder: Path, layers: int, width: int) -> Path:
     """The checkpoint to score with."""
     from estbench.demo import model_path
 
@@ -116,7 +116,8 @@ def model(kind: str, folder: Path) -> Path:
     path, tokenizer = folder / "model", AutoTokenizer.from_pretrained(demo)
     torch.manual_seed(0)
     ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    shape = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8}
+    shape = {"hidden_size": width, "intermediate_size": 11 * width // 4, "num_hidden_layers": layers}
+    shape["num_attention_heads"] = width // 64
     config = LlamaConfig(
         vocab_size=32_000,
         max_position_embeddings=4096,
@@ -240,10 +241,10 @@ def compare(case: str, mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str
 
 def main() -> None:
     given = dict(word.split("=", 1) for word in sys.argv[1:])
-    documents, kind = int(given.get("documents", 200)), given.get("model", "random")
+    documents, kind = int(given.get("documents", 500)), given.get("model", "random")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = model(kind, folder)
+        path = model(kind, folder, int(given.get("layers", 8)), int(given.get("width", 512)))
         for case in given.get("cases", ",".join(CASES)).split(","):
             source = make(folder, case, documents)
             sides = []

@@ -210,10 +210,10 @@ def row_of(case: str, mine: dict[str, Any], theirs: dict[int, dict[str, Any]]) -
         "way": mine["way"],
         "cpu_s": round(mine["cpu"], 2),
         "peer_cpu_s": {c: round(one["cpu"], 2) for c, one in theirs.items()},
-        "ratio": round(theirs[best]["cpu"] / mine["cpu"], 1),
+        "ratio": round(theirs[best]["cpu"] / mine["cpu"], 2),
         "bar": BARS[case],
         "wall_s": round(mine["wall"], 2),
-        "wall_ratio": round(min(one["wall"] for one in theirs.values()) / mine["wall"], 1),
+        "wall_ratio": round(min(one["wall"] for one in theirs.values()) / mine["wall"], 2),
         "cache_hits": int(mine["hits"]),
     }
     if case != "texts":

@@ -149,10 +149,11 @@ def show_plan(settings: EvalSettings) -> int:
 
 def pull(settings: EvalSettings) -> int:
     """Fetch the model and the data sets of an eval, so that it runs with no network afterwards."""
-    from estbench import checkpoint, data, runner, series
+    from estbench import data, engines, runner, series
 
-    models = [checkpoint.find(one.model, one.revision, report.say) for one in series.expand(settings)]
-    for model in models:
+    remote = settings.engine == "openai"  # nothing to fetch, and nothing to ask
+    models = [engines.find_model(one, report.say, fetch=not remote) for one in series.expand(settings)]
+    for model in models if not remote else []:
         report.say(f"{model.name}: {model.path}")
     folder = _folder(settings)
     if data.is_sample(folder):

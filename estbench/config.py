@@ -75,7 +75,9 @@ class EvalSettings:
 
     def __post_init__(self) -> None:
         if not self.model and not (self.engine == "openai" and self.engine_options.get("model")):
-            raise ConfigError("model= is missing: a checkpoint's folder, owner/name on the Hub, demo or demo-base.")
+            remote = "engine.model=, the endpoint's id of a model"
+            local = "a checkpoint's folder, owner/name on the Hub, demo or demo-base"
+            raise ConfigError(f"model= is missing: {remote if self.engine == 'openai' else local}.")
         if self.slice == "auto":
             object.__setattr__(self, "slice", array_slice(os.environ))
         if unknown := self.prompt_options.keys() - {"system"}:

@@ -129,7 +129,7 @@ def test_engines_that_can_not_be_are_refused(engines: str, why: str) -> None:
 
 
 def test_options_may_hold_colons_and_commas() -> None:
-    words = ["model=m", "tasks=t", "engines=hf:dtype=float32,vllm:url=http://127.0.0.1:8000/v1:args=--a x,y"]
+    words = ["model=m", "tasks=t", "engines=hf:dtype=float32,vllm:command=run docker://a,b:args=--a x,y"]
     sides = parity.sides_of(config.read(words, ParitySettings))
     assert sides[0][1].engine_options == {"dtype": "float32"}
-    assert sides[1][1].engine_options == {"url": "http://127.0.0.1:8000/v1", "args": "--a x,y"}
+    assert sides[1][1].engine_options == {"command": "run docker://a,b", "args": "--a x,y"}

@@ -288,7 +288,8 @@ def test_a_server_of_ours_that_dies_is_started_again_and_no_pack_is_lost_or_doub
     make: Make, endpoint: Endpoint, hf: HFEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm, "PATIENCE", 0.2)
-    engine, server = make(scoring="echo"), Dying(endpoint)
+    monkeypatch.setattr(endpoint, "latency", 0.3)  # so that some are under way when it dies
+    engine, server = make(scoring="echo", concurrency=1), Dying(endpoint)
     engine.server = server  # type: ignore[assignment]
     engine._connect()
     requests = [documents(1, 15 + i) for i in range(6)]
