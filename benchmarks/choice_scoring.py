@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/choice_scoring.py [model=demo|random] [layers=8] [width=512]
         [documents=500] [cases=xcopa,cloze,...]
 
-`random` is a Llama with a vocabulary of 32,000 (as it stands: 42 million parameters) and the demo model's tokenizer; at the size of `demo` itself what the harness costs decides. XCOPA's rows come from $ESTBENCH_DATA, others
-are made up. Each side runs in a process of its own, one after the other: CPU seconds of the whole process, imports
-and run folder included, and of scoring alone. `distinct` are the distinct tokens of the plan.
+`random` is a Llama with a vocabulary of 32,000 (as it stands 42 million parameters) and the demo model's tokenizer. At
+the size of `demo` imports decide, so that the bars are not for it. XCOPA's rows come from $ESTBENCH_DATA, others are
+made up. Each side runs in a process of its own, one after the other: CPU seconds of the whole process, imports and run
+folder included, and of scoring alone. `distinct` are the distinct tokens of the plan.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ LIST = "Küsimus: {{question}}\nA. {{a}}\nB. {{b}}\nC. {{c}}\nD. {{d}}\nVastus:"
 CASES: dict[str, dict[str, Any]] = {
     "xcopa": {"text": XCOPA, "choice": PAIR, "shots": 5, "sampler": "first_n"},  # 5-shot, one prefix for all
     "cloze": {"text": "Küsimus: {{question}}\nVastus:", "choice": FOUR, "shots": 5, "words": 20},  # shots by document
-    "letters": {"text": LIST, "choice": '{{["A", "B", "C", "D"]}}', "shots": 5, "words": 12},
+    "letters": {"text": LIST, "choice": '{{["A", "B", "C", "D"]}}', "shots": 5, "words": 8},
     "short": {"text": "{{question}}", "choice": FOUR, "shots": 0, "words": 6},
     "passage": {"text": "{{passage}}\nKüsimus: {{question}}\nVastus:", "choice": FOUR, "shots": 0, "words": 10},
 }
