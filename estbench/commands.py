@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shlex
 import shutil
 import sys
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     )
     from estbench.config import EvalSettings
     from estbench.runs import Run
+
+
+NAMED = 5  # documents without a response that are named on stderr
 
 
 def wants_table(output: str | None) -> bool:
@@ -92,9 +96,11 @@ def _warn_unanswered(runs: Sequence[Run]) -> int:
         if run.unanswered:
             reason = run.manifest["unanswered"]["reason"]
             many = f"{run.unanswered:,} documents have" if run.unanswered > 1 else "1 document has"
+            lacking = (f"{task} {one.doc_id}" for task in run.tasks for one in run.samples(task) if one.error)
+            first = ", ".join(itertools.islice(lacking, NAMED)) + (", …" if run.unanswered > NAMED else "")
             report.say(
-                f"estbench: {run.manifest['name']}: {many} no response ({reason.rstrip('.')}). Scores are of the rest; "
-                "the same command asks for these alone."
+                f"estbench: {run.manifest['name']}: {many} no response ({reason.rstrip('.')}): {first}. Scores are of "
+                "the rest; the same command asks for these alone."
             )
     return 4 if any(run.unanswered for run in runs) else 0
 
@@ -166,7 +172,8 @@ def pull(settings: EvalSettings) -> int:
         if data.missing(ref, card.splits, folder)
     }
     _pull(list(wanted), update=False)
-    report.say("Everything is here: the same words after `estbench eval` run with no network.")
+    run = "" if remote else ": the same words after `estbench eval` run with no network"
+    report.say(f"{'The data' if remote else 'Everything'} is here{run}.")
     return 0
 
 

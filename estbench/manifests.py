@@ -101,9 +101,11 @@ def of_model(job: Job) -> dict[str, Any]:
             "type": model.config.get("model_type"),
         }
     own = "the endpoint's own" if job.tokens.sends_messages else None
+    adapter = {key: value for key, value in job.fingerprint["engine"].items() if key == "lora"}
+    hashes = job.fingerprint["model"] | adapter  # with an adapter it is another model
     return card | {
-        "fingerprint": identity.digest(job.fingerprint["model"]),
-        "hashes": job.fingerprint["model"],
+        "fingerprint": identity.digest(hashes),
+        "hashes": hashes,
         "dtype": job.fingerprint["engine"].get("dtype"),
         "max_length": job.engine.max_length,
         "chat_template": identity.digest(template) if template else own,
@@ -119,7 +121,8 @@ def series(job: Job, tasks: dict[str, Any]) -> str:
         files = identity.digest(_with_text_keys(registry.read_yaml(plan.card.path)))
         per_task[plan.card.name] = [files, row["scorer"], row["data"]["hash"], row["shots"], row["n_docs"]]
     settings, of = job.settings, (job.settings.slice or "").partition("/")[2]
-    return identity.digest([job.response_id, per_task, settings.seed, settings.limit, settings.truncate, of])
+    asked = [settings.seed, settings.limit, settings.truncate, settings.prompt_options, job.engine.max_length, of]
+    return identity.digest([job.response_id, per_task, *asked])
 
 
 def _with_text_keys(value: Any) -> Any:

@@ -69,7 +69,7 @@ def outline(settings: EvalSettings, say: Callable[[str], None]) -> dict[str, Any
             "name": model.name,
             "path": model.path and str(model.path),
             "parameters": model.parameters,
-            "dtype": dtype,
+            "dtype": None if isinstance(model, RemoteModel) else dtype,
         },
         "suites": chosen.suites,
         "tasks": rows,

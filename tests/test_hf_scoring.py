@@ -59,9 +59,30 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
         "trie",
     ),
     "alibi": ("BloomConfig", {"hidden_size": 16, "n_layer": 2, "n_head": 2, "vocab_size": 320}, "padded"),
+    "local layers": (
+        "GPTNeoConfig",
+        {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]}
+        | {"window_size": 12, "vocab_size": 320, "max_position_embeddings": 512},
+        "padded",
+    ),
+    "long rope": (
+        "Phi3Config",
+        SHAPE
+        | {"num_key_value_heads": 2, "original_max_position_embeddings": 24}
+        | {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "short_factor": [1.0] * 2,
+                "long_factor": [4.0] * 2,
+                "rope_theta": 10000.0,
+                "original_max_position_embeddings": 24,
+            }
+        },
+        "padded",
+    ),
     "state space": ("MambaConfig", {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 320}, "padded"),
 }
-EAGER = ("soft caps", "alibi", "state space")  # transformers has no other attention for them
+EAGER = ("soft caps", "alibi", "local layers", "state space")  # transformers has no other attention for them
 Make = Callable[..., HFEngine]
 
 
@@ -125,10 +146,10 @@ def scores(engine: HFEngine, packs: Sequence[Pack]) -> dict[str, Scored]:
 def plain(engine: HFEngine, request: Request) -> tuple[float, bool]:
     """One forward of the whole, by transformers alone."""
     assert request.continuation is not None
-    ids = torch.from_numpy(np.concatenate([request.prompt, request.continuation]).astype(np.int64))[None]
+    ids = torch.from_numpy(request.ids.astype(np.int64))[None]
     with torch.inference_mode():
-        logprobs = engine.model(input_ids=ids, use_cache=False).logits[0, len(request.prompt) - 1 : -1].log_softmax(-1)
-    target = ids[0, len(request.prompt) :]
+        logprobs = engine.model(input_ids=ids, use_cache=False).logits[0, len(request.prompt) - 1 :].log_softmax(-1)
+    target = torch.from_numpy(request.continuation.astype(np.int64))
     return float(logprobs.gather(1, target[:, None]).sum()), bool((logprobs.argmax(-1) == target).all())
 
 

@@ -49,6 +49,8 @@ def echoed(reply: Any, ids: Sequence[int]) -> list[Place]:
     places = [Place(0.0, 0.0)]
     for i in range(1, len(ids)):
         value = as_logprob(values[i], f"token_logprobs[{i}]")
+        if value < -9000.0:
+            raise BadReply(f"token_logprobs[{i}] is {value}, which stands for none")
         best = max((as_logprob(one) for one in as_object(tops[i], f"top_logprobs[{i}]").values()), default=value)
         places.append(Place(value, max(best, value)))
     return places

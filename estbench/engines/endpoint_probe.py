@@ -155,6 +155,8 @@ def _check_model(transport: Transport, answer: Unanswered, model: str, listed: l
     """ModelError where the refusal is about the model."""
     if answer.status not in (400, 404) or model in listed:
         return
+    if answer.status == 404 and not listed and "model" not in answer.said.lower():
+        raise ModelError(f"{transport.url} has no such API ({answer.reason}): engine.url= usually ends in /v1.")
     if answer.status == 404 or "model" in answer.said.lower():
         near = did_you_mean(model, listed)
         known = f" It has {', '.join(listed[:5])}{', …' if len(listed) > 5 else ''}." if listed and not near else ""

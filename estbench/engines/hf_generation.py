@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estbench.engines.base import Decoding, Generated, Ids, Pack, Request
+from estbench.engines.scoring_test import by_length
 from estbench.engines.thinking import markers_of, opens, split
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ class Generator:
         self.kept, self.forwarded = (b"", None), 0
         self.drops = layers <= {DynamicLayer, DynamicSlidingWindowLayer}
         allowed, name = TOLERANCE.get(self.engine.dtype, 1e-3), self.engine.checkpoint.name
+        if why := by_length(self.engine.model.config.get_text_config(decoder=True)):
+            self.engine.say(f"{name}: only prompts of one length are generated together, because {why}. That is slow.")
+            return "alone"
         if off["padded"] > allowed:
             self.engine.say(
                 f"{name}: padding changes its answers by {off['padded']:.1%}, so only prompts of one length are "

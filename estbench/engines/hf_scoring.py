@@ -121,13 +121,15 @@ class PaddedWay:
     def _batches(self, rows: list[list[Request]], indices: list[list[int]]) -> list[list[list[int]]]:
         """Rows of like length together, as much as the engine's packs allow in tokens and in logits."""
         packing = self.scorer.engine.packing
+        equal = bool(scoring_test.by_length(self.scorer.trie.config))
         batches: list[list[list[int]]] = []
         width, first = 0, 0
         for k in sorted(range(len(rows)), key=lambda k: -rows[k][0].tokens):
             start = min(len(request.prompt) for request in rows[k])
             count = len(batches[-1]) + 1 if batches else 1
             positions = width - min(first, start) + 1
-            if not batches or count * width > packing.tokens or count * positions > packing.nodes:
+            mixed = equal and rows[k][0].tokens != width
+            if not batches or mixed or count * width > packing.tokens or count * positions > packing.nodes:
                 batches.append([])
                 width, first = rows[k][0].tokens, start
             first = min(first, start)

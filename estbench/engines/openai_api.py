@@ -12,9 +12,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from estbench import identity
+from estbench.checkpoint import TOKENIZER_FILES
 from estbench.engines import prices, thinking
 from estbench.engines.base import Answer, Failed, Generated, Pack, Packing, Request, Scored
 from estbench.engines.endpoint_echo import echo_body, echoed
@@ -88,7 +90,16 @@ class OpenAIEngine:
             "unsent": ", ".join(self.able.unsent),
             "thinking_tokens": str(self.options.thinking_tokens),
             "extra": identity.canonical(self.options.body).decode(),
-        }
+        } | self._tokenizer()
+
+    def _tokenizer(self) -> dict[str, str]:
+        """Hash of the tokenizer's files and template, where prompts are made with one here."""
+        if not self.options.tokenizer:
+            return {}
+        folder = Path(self.options.tokenizer).expanduser()
+        files = [file for name in TOKENIZER_FILES if (file := folder / name).exists()]
+        found = identity.FileHashes().of(files)
+        return {"tokenizer": identity.digest([[file.name, found[file][0]] for file in files])}
 
     def load(self) -> None:
         self.transport = Transport(

@@ -6,7 +6,7 @@ a sliding window, the test is repeated with a window that is shorter than the te
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,8 @@ def trouble(scorer: Scorer) -> str:
         return "the model keeps a state that does not branch"
     if trie.kinds - KINDS:
         return f"it has layers of the kind {', '.join(sorted(trie.kinds - KINDS))}"
+    if why := by_length(trie.config):
+        return why
     windows = [trie.window, SHORT] if trie.window else [None]
     for window in windows:
         before = trie.window
@@ -54,6 +56,17 @@ def trouble(scorer: Scorer) -> str:
             return f"log-probabilities would differ by {off:.2g} on average"
         if not all(type(layer) is DynamicLayer for layer in kept.layers):
             return "its memory is not keys and values alone"
+    return ""
+
+
+def by_length(config: Any) -> str:
+    """Why a model's numbers hang on how much is forwarded at once, beyond what a short test sees; empty if not."""
+    if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo: a window over places, not positions
+        return "its local layers count what is forwarded, not positions"
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
+    if kinds & {"dynamic", "longrope"}:
+        return "its rotary embedding changes with the longest position that is forwarded"
     return ""
 
 

@@ -316,9 +316,11 @@ class Transport:
         """The raw response."""
         place = urlsplit(self.url)
         root = f"{place.scheme}://{place.netloc}" if call.path.startswith("/") else f"{self.url}/"
-        options: Any = {"cast_to": HTTPX.Response}
+        # the client would send what other variables say of an account at OpenAI, to any server
+        headers: dict[str, Any] = {"OpenAI-Organization": openai.omit, "OpenAI-Project": openai.omit}
         if not self._key:
-            options["options"] = {"headers": {"Authorization": openai.omit}}
+            headers["Authorization"] = openai.omit
+        options: Any = {"cast_to": HTTPX.Response, "options": {"headers": headers}}
         client = self._places.pop()
         try:
             if call.body is None:

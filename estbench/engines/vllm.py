@@ -27,7 +27,7 @@ from estbench.engines.vllm_server import Recipe, Server, recipe_for
 from estbench.errors import EngineError
 from estbench.tokens import Tokens
 
-CODE = ("vllm.py", "vllm_scoring.py", "vllm_generation.py")  # what can change an answer
+CODE = ("vllm.py", "vllm_scoring.py", "vllm_generation.py", "vllm_server.py", "thinking.py")  # may change an answer
 SPARE = 2  # tokens of the context that vLLM wants for itself: an echo has the last token, and one is always written
 KEY_VARIABLE = "VLLM_API_KEY"  # of a server that runs already
 PATIENCE = 15.0  # seconds without a connection after which our own server is looked at
@@ -78,11 +78,14 @@ class VllmEngine:
         version = self.recipe.version or (self.server.version if self.server else None) or "unknown"
         given = {"args": self.options.args, "command": self.options.command}
         more = {key: value for key, value in given.items() if value}
+        if self.options.thinking_tokens and self.options.max_model_len:
+            more["max_model_len"] = str(self.options.max_model_len)  # thinking ends there
         if self.options.lora:
             more["lora"] = _adapter_hash(Path(self.options.lora))
         dtype = self.recipe.dtype
         if dtype == "auto":
-            dtype = str(self.checkpoint.config.get("dtype") or self.checkpoint.config.get("torch_dtype") or "auto")
+            saved = self.checkpoint.config.get("dtype") or self.checkpoint.config.get("torch_dtype")
+            dtype = str(saved) if saved in ("bfloat16", "float16") else "auto"  # vLLM makes less of float32
         return common | {"vllm": version, "dtype": dtype, "device": self.recipe.device or "of the command"} | more
 
     def load(self) -> None:
@@ -172,7 +175,8 @@ class VllmEngine:
                 self._connect()
         after = self._cache_counts()
         if before and after and self.server is not None and not self.server.restarts:
-            self._notes = {"prompt_tokens": after[1] - before[1], "prefix_cache_hits": after[0] - before[0]}
+            for name, found in (("prompt_tokens", after[1] - before[1]), ("prefix_cache_hits", after[0] - before[0])):
+                self._notes[name] = self._notes.get(name, 0) + found  # a worker of a cluster is asked pack by pack
 
     def _cache_counts(self) -> tuple[int, int] | None:
         """What came out of our own server's prefix cache; a foreign one has other callers."""
