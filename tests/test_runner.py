@@ -378,6 +378,17 @@ def test_slices_of_different_slicings_are_not_put_together(world: World) -> None
     assert len(heard) == 2 and all("1 of" in line and "the run is made of all" in line for line in heard)
 
 
+def test_slices_with_different_system_messages_are_not_put_together(world: World) -> None:
+    from estbench import merging
+
+    said = ({"system": "Vasta lühidalt."}, {"system": "Vasta pikalt."})
+    parts = [evaluate(world, slice=f"{i}/2", prompt_options=one)[0] for i, one in enumerate(said, 1)]
+    heard: list[str] = []
+    assert len(merging.take_in([part.path for part in parts], heard.append)) == len(heard) == 2
+    same = [evaluate(world, slice=f"{i}/2", prompt_options=said[0])[0] for i in (1, 2)]
+    assert len(merging.take_in([part.path for part in same], heard.append)) == 3
+
+
 def test_a_slice_that_is_everything_is_still_no_run(world: World) -> None:
     whole, part = evaluate(world)[0], evaluate(world, slice="1/1")[0]
     assert part.id != whole.id and Run(whole.path).scores() == whole.scores() and whole.scores()
