@@ -183,15 +183,20 @@ def _convert(key: str, text: str, hint: Any, meta: Any) -> Any:
     return text
 
 
-def _from_file(path: Path) -> dict[str, str]:
+def read_yaml(path: Path, shown: str) -> Any:
+    """What a user's YAML file holds; ConfigError, with the name that is `shown`, if it can't be read."""
     import yaml
 
     try:
-        rows = yaml.safe_load(path.read_text("utf-8"))
+        return yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
-        raise ConfigError(f"@{path} can't be read: {error.strerror}.") from None
+        raise ConfigError(f"{shown} can't be read: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"@{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{shown} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _from_file(path: Path) -> dict[str, str]:
+    rows = read_yaml(path, f"@{path}")
     if not isinstance(rows, dict):
         raise ConfigError(f"@{path} has to hold keys and values.")
     flat: dict[str, str] = {}

@@ -174,9 +174,12 @@ def test_a_walk_asks_each_scored_prefix_once(make: Make, endpoint: Endpoint) -> 
     assert sorted(prefixes) == sorted(whole)
 
 
-def test_more_children_than_a_server_gives_are_asked_in_parts(make: Make, hf: HFEngine) -> None:
+def test_more_children_than_a_server_gives_are_asked_in_parts(make: Make, endpoint: Endpoint, hf: HFEngine) -> None:
     requests = [request(list(range(3, 20)), [i]) for i in range(30, 75)]
     agree(ask(make(scoring="walk"), pack(requests)), list(hf.score(requests)))
+    wanted = [body["logprob_token_ids"] for body in endpoint.posts if list(range(3, 20)) in body["prompt"]]
+    assert sorted({i for part in wanted for i in part}) == list(range(30, 75))
+    assert max(map(len, wanted)) <= 20  # what every server gives
 
 
 def test_generated_answers_are_those_of_hf(make: Make, hf: HFEngine, tokens: Tokens) -> None:

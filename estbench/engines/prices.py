@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from estbench import config
 from estbench.engines.base import Request
 from estbench.engines.options import OpenAIOptions
 from estbench.engines.replies import BadReply, as_count, as_object
@@ -153,14 +154,7 @@ def of(options: OpenAIOptions, model: str) -> Prices | None:
 
 
 def _from_table(path: Path, model: str) -> Prices:
-    import yaml
-
-    try:
-        table = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"engine.prices={path} can't be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"engine.prices={path} is not valid YAML: {' '.join(str(error).split())}") from None
+    table = config.read_yaml(path, f"engine.prices={path}")
     models = table.get("models") if isinstance(table, dict) else None
     if not isinstance(models, dict):
         raise ConfigError(f"engine.prices={path} has to hold `models:`, each with input and output per million tokens.")
