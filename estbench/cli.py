@@ -17,135 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from estbench import __version__, config, report
-from estbench.config import EvalSettings, option
+from estbench.config import EvalSettings
 from estbench.errors import ConfigError, EstbenchError, did_you_mean
-
-
-@dataclass(frozen=True)
-class ShowSettings:
-    """What `estbench show` can be told."""
-
-    task: str = option("a task")
-    doc: int = option("which document, counted from 0", 0, least=0)
-    model: str | None = option("a checkpoint: shows its token ids, BOS and template", None)
-    engine: str = option("openai: what an endpoint would be sent; it is asked nothing", "hf", choices=config.ENGINES)
-    engine_options: dict[str, str] = option("engine.KEY=VALUE, as for eval", dict)  # noqa: RUF009  a dataclass field
-    prompt_options: dict[str, str] = option("prompt.system=TEXT, as for eval", dict)  # noqa: RUF009
-    shots: int | None = option("examples in the prompt", None, least=0)
-    seed: int = option("seed of the shots", 1234)
-    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
-    include: str | None = option("folder with lm-eval task files of others", None)
-    trust_task_code: str | None = option("folder of theirs whose Python may run", None)
-    form: str | None = option("how a task of others is asked; completion unless said", None, choices=config.FORMS)
-    output: str | None = option("table or json", None, choices=("table", "json"))
-
-
-@dataclass(frozen=True)
-class TasksSettings:
-    """What `estbench tasks` can be told."""
-
-    task: str | None = option("print this task's card", None)
-    tasks: str | None = option("check: these tasks and suites; default is all", None)
-    data: str = option("check: folder with offline copies of the data sets; samples: ours", "samples")
-    include: str | None = option("folder with lm-eval task files of others, listed and checked like ours", None)
-    trust_task_code: str | None = option("folder of theirs whose Python may run", None)
-    output: str | None = option("table or json", None, choices=("table", "json"))
-
-
-@dataclass(frozen=True)
-class RunsSettings:
-    """What `estbench runs` can be told."""
-
-    run: str | None = option("show, export: the run's id (its first letters are enough) or folder", None)
-    to: str | None = option("export: a new folder, or a file that ends in .tar.gz", None)
-    private: bool = option("export: with the items of tasks that may not be published", False)
-    model: str | None = option("list: only this model", None)
-    task: str | None = option("list: only runs with it; show: its groups and error types", None)
-    data: str | None = option("show: folder with offline copies of the data sets (or ESTBENCH_DATA)", None)
-    most: int = option("list: at most this many, newest first", 20, least=1)
-    database: str | None = option("database; default is SQLite in ESTBENCH_HOME", None)
-    output: str | None = option("table or json", None, choices=("table", "json"))
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """What `estbench data` can be told."""
-
-    tasks: str | None = option("the data of these tasks and suites; default is all", None)
-    data: str | None = option("folder with offline copies (or ESTBENCH_DATA), or samples", None)
-    remote: bool = option("verify: fetch what the Hub has, compare it with the lock, render all tasks of it", False)
-    update: bool = option("pull: accept what the Hub has now in place of what the lock says", False)
-    output: str | None = option("table or json", None, choices=("table", "json"))
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """What `estbench score` can be told."""
-
-    task: str = option("a task that is answered by generation")
-    outputs: str = option("answers: JSON lines {doc_id, response}, or a line a document")
-    gold: str | None = option("an M2 file in place of the task's documents, or golds that are withheld", None)
-    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
-    name: str | None = option("what to call the answers' maker", None)
-    output: str | None = option("table or json", None, choices=("table", "json"))
-
-
-@dataclass(frozen=True)
-class ContaminationSettings:
-    """What `estbench contamination` can be told."""
-
-    corpus: str = option("a file, a folder, or a pattern in quotes: JSONL, plain text, Parquet; .gz and .zst of them")
-    tasks: str | None = option("suites and tasks, with commas; default is the run's", None)
-    run: str | None = option("a run: its scores on clean and dirty documents", None)
-    near: bool = option("look for near-duplicates, too (slower)", False)
-    field: str = option("where JSONL and Parquet have the text", "text")
-    processes: int | None = option("processes that read; default is one a core", None, least=1)
-    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
-    output: str | None = option("table or json", None, choices=("table", "json"))
-
-
-@dataclass(frozen=True)
-class CometSettings:
-    """What `estbench comet` can be told."""
-
-    run: str = option("the run's id (its first letters are enough) or folder")
-    task: str | None = option("one of its translation tasks; default is all of them", None)
-    model: str = option("owner/name on the Hub, fetched before, or a folder", "Unbabel/wmt22-comet-da")
-    accept_licence: str | None = option("name of a model that is for non-commercial use only", None)
-    device: str = option("what computes", "auto", choices=("auto", "cpu", "cuda"))
-    batch: int = option("segments at once", 16, least=1)
-    data: str | None = option("folder with offline copies of the data sets; default is the run's own", None)
-    output: str | None = option("table or json", None, choices=("table", "json"))
-
-
-@dataclass(frozen=True)
-class ParitySettings:
-    """What `estbench parity` can be told."""
-
-    model: str = option("a checkpoint's folder, owner/name on the Hub, demo or demo-base")
-    tasks: str = option("suites and tasks, with commas")
-    engines: str = option("two engines, each with options behind colons: hf,hf:dtype=bfloat16", "hf,vllm")
-    limit: int | None = option("at most N documents a task, by hash order", 50, least=1)
-    tolerance: float = option("nats that a log-likelihood, or the margin of a choice that turns, may differ by", 0.01)
-    equal: float = option("the least share of generated texts that have to be equal", 0.9)
-    shots: int | None = option("examples in the prompt; each task has its own number", None, least=0)
-    seed: int = option("seed of the shots", 1234)
-    revision: str | None = option("a Hub model's commit, branch or tag", None)
-    data: str | None = option("folder with offline copies of the data sets (or ESTBENCH_DATA); samples: ours", None)
-    include: str | None = option("folder with lm-eval task files of others; their names may stand in tasks=", None)
-    trust_task_code: str | None = option("folder of theirs whose Python may run", None)
-    form: str | None = option("how tasks of others are asked; completion unless said", None, choices=config.FORMS)
-    output: str | None = option("table or json", None, choices=("table", "json"))
-
-
-@dataclass(frozen=True)
-class EnvSettings:
-    """What `estbench env` can be told."""
-
-    variant: str | None = option("install vllm: cpu or cuda; default is what fits this machine", None)
-    model: str | None = option("install comet: fetch this COMET model, too", None)
-    accept_licence: str | None = option("install comet: name of a model that is for non-commercial use only", None)
-    output: str | None = option("table or json", None, choices=("table", "json"))
+from estbench.settings import (
+    CometSettings,
+    ContaminationSettings,
+    DataSettings,
+    EnvSettings,
+    ParitySettings,
+    RunsSettings,
+    ScoreSettings,
+    ShowSettings,
+    TasksSettings,
+)
 
 
 def evaluate(words: list[str]) -> int:

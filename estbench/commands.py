@@ -16,7 +16,9 @@ from estbench import report
 from estbench.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from estbench.cli import (
+    from estbench.config import EvalSettings
+    from estbench.runs import Run
+    from estbench.settings import (
         CometSettings,
         ContaminationSettings,
         DataSettings,
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
         ShowSettings,
         TasksSettings,
     )
-    from estbench.config import EvalSettings
-    from estbench.runs import Run
 
 
 NAMED = 5  # documents without a response that are named on stderr

@@ -24,8 +24,8 @@ from estbench.responses import ResponseStore
 
 if TYPE_CHECKING:
     from estbench.answering import Answers, Progress, Say
-    from estbench.cli import ParitySettings
     from estbench.engines.base import Engine
+    from estbench.settings import ParitySettings
 
 NAME = identity.digest("parity")  # of a store that is thrown away
 WORST = 5  # turned choices and unequal texts that are listed a task

@@ -20,7 +20,7 @@ from estbench.remote import Model, RemoteModel
 
 if TYPE_CHECKING:
     from estbench.checkpoint import Checkpoint
-    from estbench.cli import ShowSettings
+    from estbench.settings import ShowSettings
     from estbench.tokens import Tokens
 
 FLOPS = {

@@ -13,7 +13,7 @@ from estbench.errors import ConfigError, did_you_mean
 from estbench.home import check_home, home
 
 if TYPE_CHECKING:
-    from estbench.cli import RunsSettings
+    from estbench.settings import RunsSettings
 
 
 def runs_list(settings: RunsSettings, paths: list[Path]) -> int:

@@ -21,6 +21,7 @@ from estbench.runs import Sample, Score
 PARSE_FAILURE = "parse_failure"
 GUESSING = "guessing"  # what guessing gives on a document, where documents have different numbers of options
 KEPT = ("margin", GUESSING)  # kept with each sample, no score
+BOUNDS = {"proportion": (0.0, 1.0), "points": (0.0, 100.0), "bits": (0.0, math.inf)}  # of a score, by unit
 Aggregate = Callable[[list[Any]], float]
 
 
@@ -75,7 +76,7 @@ def _scored(
 ) -> Score:
     values = [sample.values[name] for sample in answered if name in sample.values]
     clusters = [sample.cluster for sample in answered if name in sample.values]
-    metric = _metric(name, values, _of(aggregations, name))
+    metric = metric_of(name, values, _of(aggregations, name))
     whole = None if all(cluster is None for cluster in clusters) else clusters
     interval = _interval(metric, values, whole, _of(aggregations, name))
     return Score(
@@ -93,7 +94,7 @@ def _scored(
     )
 
 
-def _metric(name: str, values: list[Any], aggregate: Aggregate | None) -> Metric | None:
+def metric_of(name: str, values: Sequence[Any], aggregate: Aggregate | None = None) -> Metric | None:
     """Our metric of that name, if the values are its values and not those of a namesake of lm-eval's."""
     metric = metrics.get(name.split("/")[0])
     ours = aggregate is None or (getattr(aggregate, "__module__", "") or "").startswith("estbench.")
@@ -130,8 +131,7 @@ def _interval(
         numbers = np.asarray(values, float)
         if (metric is None or metric.kind == "binary") and bool(np.isin(numbers, (0.0, 1.0)).all()):
             return stats.proportion_interval(numbers, clusters)
-        known = {"proportion": (0.0, 1.0), "points": (0.0, 100.0), "bits": (0.0, math.inf)}
-        bounds = known[metric.unit] if metric else (-math.inf, math.inf)
+        bounds = BOUNDS[metric.unit] if metric else (-math.inf, math.inf)
         return stats.mean_interval(numbers, clusters, bounds=bounds)
     return stats.Interval(None, None, None, len(values), "no aggregation known")
 

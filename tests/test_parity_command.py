@@ -13,10 +13,10 @@ from worlds import World
 
 from estbench import cli, config, parity, registry
 from estbench.answering import Answers
-from estbench.cli import ParitySettings
 from estbench.engines.base import Decoding, Generated, Request, Response, Scored
 from estbench.errors import ConfigError
 from estbench.plan import Doc
+from estbench.settings import ParitySettings
 
 
 @pytest.fixture

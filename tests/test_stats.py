@@ -165,13 +165,6 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert corpus_interval(rows, ratio, seed=3) != corpus_interval(rows, ratio, seed=4)
 
 
-def test_chunks_do_not_change_the_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = np.random.default_rng(1).random((50, 2)) + 0.5
-    whole = corpus_interval(rows, ratio)
-    monkeypatch.setattr("estbench.stats.CHUNK", 700)
-    assert corpus_interval(rows, ratio) == whole
-
-
 def test_a_bootstrapped_mean_has_the_spread_of_the_t_interval() -> None:
     values = np.random.default_rng(0).random(400)
     rows = np.stack([values, np.ones(400)], axis=1)

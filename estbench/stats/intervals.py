@@ -15,16 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from estbench.stats.distributions import LEVEL, t_quantile
+from estbench.stats.resampling import resampled_sums
+
 Floats = NDArray[np.float64]
 Clusters = Sequence[Hashable] | None
-LEVEL = 0.95
-CHUNK = 4_000_000  # bootstrap weights in memory at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,26 +106,12 @@ def corpus_interval(
     if count == 1 or not math.isfinite(value):
         reason = "one document" if n == 1 else "one cluster" if count == 1 else "the score is not a number"
         return Interval(value if math.isfinite(value) else None, None, None, n, f"no interval: {reason}")
-    scores = np.concatenate([combine(sums) for sums in _resampled(rows, replicates, seed)])
+    scores = combine(resampled_sums(rows, replicates, seed))
     low, high = (float(bound) for bound in np.quantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     if low == high:
         return Interval(value, None, None, n, "no interval: no variation between documents")
     method = f"bootstrap, {replicates} replicates" + ("" if codes is None else f", {count} clusters")
     return Interval(value, low, high, n, method)
-
-
-def _resampled(rows: Floats, replicates: int, seed: int) -> list[Floats]:
-    """Sums of as many rows as there are, drawn with replacement; (replicates, k) in chunks."""
-    count = len(rows)
-    rng = np.random.default_rng(seed)
-    size = max(1, CHUNK // count)
-    chunks = []
-    for begin in range(0, replicates, size):
-        draws = rng.integers(0, count, (min(size, replicates - begin), count))
-        draws += np.arange(len(draws))[:, None] * count
-        weights = np.bincount(draws.ravel(), minlength=draws.size).reshape(draws.shape)
-        chunks.append(weights.astype(float) @ rows)
-    return chunks
 
 
 def _checked(values: ArrayLike, clusters: Clusters) -> tuple[Floats, NDArray[np.intp] | None, int]:
@@ -178,39 +163,3 @@ def _wilson(p: float, n: float, quantile: float) -> tuple[float, float]:
     centre = (p + square / 2) / (1 + square)
     half = math.sqrt(square * (p * (1 - p) + square / 4)) / (1 + square)
     return (0.0 if p == 0 else max(0.0, centre - half)), (1.0 if p == 1 else min(1.0, centre + half))
-
-
-@lru_cache(maxsize=4096)
-def t_quantile(freedom: float, level: float = LEVEL) -> float:
-    """The two-sided quantile of Student's t: P(|T| <= q) = level. `freedom`: a whole number from 1, or inf (normal).
-
-    Up to 200 degrees by bisection on the exact distribution (finite sums, Abramowitz & Stegun 26.7.3-4), above by the
-    expansion around the normal quantile (26.7.5).
-    """
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    if freedom > 200:
-        terms = (
-            z,
-            (z**3 + z) / 4,
-            (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-            (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-            (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-        )
-        return sum(term / freedom**power for power, term in enumerate(terms))
-    low, high = 0.0, math.pi / 2  # the angle whose tangent is t / sqrt(freedom)
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_within(middle, int(freedom)) < level else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def _t_within(angle: float, freedom: int) -> float:
-    """P(|T| <= sqrt(freedom) tan(angle))."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term = cosine if odd else 1.0
-    total = 0.0
-    for step in range(2 + odd, freedom + 1, 2):
-        total += term
-        term *= cosine**2 * (step - 1) / step
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total

@@ -1,0 +1,236 @@
+"""What comparisons need of a run, document by document: from a run folder, or from a baseline file that is committed.
+
+    evidence = load("demo-3fa9")             # a run (id or folder), a baseline (file, URL, NAME of baselines/NAME.json)
+    evidence.items("estcopa").values["acc"]  # beside .docs, .clusters, .keys, .parse_failure, .empty, .length
+    save(evidence, Path("baselines/main.json"))
+
+A baseline file holds hashes, scores and counts of each document, and no prompt, answer or gold. Tasks whose golds are
+withheld are left out of it, since a score and an answer together tell the gold.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import urllib.request
+import zlib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from estbench.errors import ConfigError, DataError, StoreError
+from estbench.home import home
+from estbench.runs import Run, Score, find_run, write_json
+
+FORMAT = 1
+FOLDER = Path("baselines")
+LARGEST = 256 << 20  # bytes of a baseline file, packed or not
+SECONDS = 60  # for a baseline behind a URL
+KEPT = ("name", "run", "created", "partial", "model", "engine", "identity", "settings", "command", "versions")
+
+
+@dataclass(frozen=True)
+class Items:
+    """The documents of a task that have a response, in order of doc_id."""
+
+    docs: list[str]  # hash of the data row
+    clusters: list[str | None]
+    keys: list[str]  # sample keys: responses, row, scorer
+    parse_failure: list[bool]
+    empty: list[bool]  # a generated answer without any text
+    length: list[int]  # characters of the generated answer; -1 where options were scored
+    values: dict[str, list[Any]]  # metric -> numbers, or lists (sufficient statistics); None where a document has none
+    errors: int = 0  # documents without a response
+    asked: list[str] | None = None  # hash of what was asked; None: look into the run's plan
+
+
+class Evidence:
+    """A run as comparisons see it. `manifest` is the run's own, or what a baseline file keeps of it."""
+
+    def __init__(self, manifest: dict[str, Any], scores: list[Score], run: Run | None, packed: dict[str, str]) -> None:
+        self.manifest, self.run = manifest, run
+        self.scores = scores
+        self._packed = packed
+        self._read: dict[str, Items] = {}
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def id(self) -> str:
+        return str(self.manifest["run"])
+
+    @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Each task's part of the manifest, in the plan's order."""
+        return dict(self.manifest["tasks"])
+
+    def score(self, task: str, metric: str) -> Score | None:
+        return next((score for score in self.scores if (score.task, score.metric) == (task, metric)), None)
+
+    def items(self, task: str) -> Items:
+        """A task's documents; StoreError where this has scores only."""
+        if task not in self._read:
+            if self.run is not None:
+                self._read[task] = _of_run(self.run, task)
+            elif task in self._packed:
+                self._read[task] = _unpack(self._packed[task], self.id)
+            else:
+                raise StoreError(f"{self.id} has no scores of single documents for {task}: nothing can be paired.")
+        return self._read[task]
+
+    def asked(self, task: str) -> dict[str, str]:
+        """Document hash -> hash of what was asked; reads the plan of a run folder."""
+        items = self.items(task)
+        if items.asked is not None:
+            return dict(zip(items.docs, items.asked, strict=True))
+        assert self.run is not None
+        return {doc.doc_hash: doc.asked for doc in self.run.plan(task)}
+
+
+def load(word: str) -> Evidence:
+    """What `baseline=` or a run's name means. ConfigError or StoreError, in one line, if it means nothing."""
+    if word.startswith(("http://", "https://")):
+        return _of_file(_fetch(word), word)
+    path = Path(word).expanduser()
+    for candidate in (path, FOLDER / f"{word}.json"):
+        if candidate.is_file():
+            return _of_file(_read(candidate), str(candidate))
+    if path.is_dir() and not (path / "manifest.json").exists():
+        raise ConfigError(f"{word} is a folder without a manifest.json: it is no run.")
+    return of_run(Run(find_run(word)))
+
+
+def known(word: str) -> bool:
+    """Whether a word names something stored, and not a model that has to be evaluated first."""
+    path = Path(word).expanduser()
+    if word.startswith(("http://", "https://")) or path.is_file() or (FOLDER / f"{word}.json").is_file():
+        return True
+    if path.is_dir():
+        return (path / "manifest.json").exists()
+    return bool(list((home() / "runs").glob(f"{_plain(word)}*/manifest.json"))) if _plain(word) else False
+
+
+def _plain(word: str) -> str:
+    return word if all(sign.isalnum() or sign in "._-" for sign in word) else ""
+
+
+def of_run(run: Run) -> Evidence:
+    """A run folder as evidence; ConfigError for a slice."""
+    if run.manifest["slice"]:
+        raise ConfigError(
+            f"{run.id} is slice {run.manifest['slice']} of an evaluation: `estbench runs import` makes the whole run."
+        )
+    return Evidence(run.manifest, run.scores(), run, {})
+
+
+def _of_run(run: Run, task: str) -> Items:
+    from estbench.runs import file_name
+
+    if not (run.path / "samples" / f"{file_name(task)}.jsonl.gz").exists():
+        raise StoreError(f"{run.id} has no scores of single documents for {task}: nothing can be paired.")
+    texts: dict[int, str] = {}
+    for response in run.responses(task):
+        if "text" in response:
+            texts[response["doc_id"]] = response["text"]
+    whole = sorted(run.samples(task), key=lambda sample: sample.doc_id)
+    samples = [sample for sample in whole if sample.error is None]
+    metrics = dict.fromkeys(name for sample in samples for name in sample.values)
+    return Items(
+        docs=[sample.doc_hash for sample in samples],
+        clusters=[sample.cluster for sample in samples],
+        keys=[sample.key for sample in samples],
+        parse_failure=[sample.parse_failure for sample in samples],
+        empty=[not texts.get(sample.doc_id, "text").strip() for sample in samples],
+        length=[len(texts[sample.doc_id]) if sample.doc_id in texts else -1 for sample in samples],
+        values={name: [sample.values.get(name) for sample in samples] for name in metrics},
+        errors=len(whole) - len(samples),
+    )
+
+
+def save(evidence: Evidence, path: Path, *, private: bool = False) -> list[str]:
+    """Write a baseline file; returns the tasks that are left out because their golds are withheld."""
+    left_out = [name for name, card in evidence.tasks.items() if card.get("access") == "withheld" and not private]
+    tasks = {name: card for name, card in evidence.tasks.items() if name not in left_out}
+    packed = {}
+    for name in tasks:
+        items = evidence.items(name)
+        asked = evidence.asked(name)
+        packed[name] = _pack({**asdict(items), "asked": [asked[doc] for doc in items.docs]})
+    if not tasks:
+        raise ConfigError(f"{evidence.id} has no task that may stand in a baseline file; private=true takes all.")
+    scores = [asdict(score) for score in evidence.scores if score.task not in left_out and "/" not in score.metric]
+    kept = {key: evidence.manifest[key] for key in KEPT if key in evidence.manifest}
+    content = {"baseline": FORMAT, **kept, "slice": None, "schema": 1, "tasks": tasks}
+    try:
+        write_json(path, content | {"scores": scores, "items": packed})
+    except OSError as error:
+        raise StoreError(f"{path} can't be written: {error.strerror}.") from None
+    return left_out
+
+
+def _pack(value: dict[str, Any]) -> str:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode("utf-8", "surrogatepass"), 9)).decode("ascii")
+
+
+def _unpack(text: str, origin: str) -> Items:
+    try:
+        opened = zlib.decompressobj()
+        raw = opened.decompress(base64.b64decode(text, validate=True), LARGEST)
+        if opened.unconsumed_tail:
+            raise ValueError("it is too large")
+        row = json.loads(raw)
+        items = Items(**row)
+        columns: list[list[Any]] = [items.clusters, items.keys, items.parse_failure, items.empty, items.length]
+        columns += items.values.values()
+        if any(len(column) != len(items.docs) for column in columns) or not all(map(_is_text, items.docs)):
+            raise ValueError("its columns differ in length")
+    except (ValueError, TypeError, AttributeError, zlib.error, RecursionError) as error:
+        raise StoreError(f"The items of {origin} can't be read: {error}. Make the baseline anew.") from None
+    return items
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise StoreError(f"{path} is too large for a baseline file.")
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path} can't be read: {error.strerror}.") from None
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=SECONDS) as response:
+            content = bytes(response.read(LARGEST + 1))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{url} can't be fetched: {getattr(error, 'reason', error)}.") from None
+    if len(content) > LARGEST:
+        raise DataError(f"{url} is too large for a baseline file.")
+    return content
+
+
+def _of_file(content: bytes, origin: str) -> Evidence:
+    try:
+        whole = json.loads(content)
+        if not isinstance(whole, dict) or whole.get("baseline") != FORMAT:
+            raise ValueError("it is no baseline file of this version")
+        known_fields = {field.name for field in fields(Score)}
+        scores = [Score(**{key: row[key] for key in row if key in known_fields}) for row in whole["scores"]]
+        manifest = {key: value for key, value in whole.items() if key not in ("scores", "items", "baseline")}
+        if any(not math.isfinite(score.value) for score in scores if score.value is not None):
+            raise ValueError("a score is not a number")
+        needed = {"name", "run", "model", "engine", "identity", "tasks"}
+        if lacking := needed - manifest.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+        return Evidence(manifest, scores, None, {str(task): str(text) for task, text in whole["items"].items()})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        cure = "`estbench baseline set NAME run=ID` writes one"
+        raise StoreError(f"{origin} is no baseline file: {error}; {cure}.") from None

@@ -1,0 +1,402 @@
+"""Two models on the same documents: how much better is one, and how sure is that?
+
+    difference(a, b)                                    0/1: McNemar's mid-p, Tango's interval
+    difference(a, b, clusters=passages)                 the same at the effective sample size; or clustered t
+    corpus_difference(rows_a, rows_b, combine, …)       paired bootstrap of clusters on sufficient statistics
+    found.p_below()                                     p of "a is no worse than b" (one-sided)
+    found.p_above(-0.01)                                p of "a is worse than b by 0.01 or more"
+    found.low(0.05), found.interval()                   a one-sided bound; the 95 % interval
+    found.detectable(0.05)                              the smallest difference that would mostly be found
+
+A `Difference` is a − b, turned so that above 0 means that a is better, in the score's unit. Documents of one passage
+are one cluster. Where nothing can be said (no document, one cluster, a NaN, no variation in an unbounded metric) all
+p-values are 1 and bounds are None: that is never a proof of equality.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from estbench.stats.distributions import binomial_mid_p, normal_quantile, t_bound, t_tail
+from estbench.stats.intervals import Clusters, Floats
+from estbench.stats.resampling import resampled_sums
+
+FEW = 30  # clusters below which signs are flipped instead of trusting t
+EXACT = 14  # clusters up to which all sign flips are looked at
+FLIPS = 100_000
+REPLICATES = 10_000
+SEEN = 20  # replicates beyond a bound that make it a quantile; with fewer it comes from the standard error
+POWER = 0.8
+
+
+class Law(Protocol):
+    """What is known of a difference: tails of a test that it is `than`, and one-sided bounds."""
+
+    def below(self, than: float) -> float:
+        """p of "at least `than`"."""
+
+    def above(self, than: float) -> float:
+        """p of "at most `than`"."""
+
+    def low(self, tail: float) -> float:
+        """The lower bound that is too high with probability `tail`."""
+
+    def high(self, tail: float) -> float:
+        """The upper bound that is too low with probability `tail`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A paired difference a − b; above 0: a is better. In the score's unit."""
+
+    value: float | None
+    n: int  # documents that both have
+    units: tuple[Hashable, ...]  # what was drawn: clusters, or documents
+    better: int  # documents on which a does better
+    worse: int
+    method: str
+    error: float | None = None  # standard error
+    influence: Floats = field(default_factory=lambda: np.zeros(0))  # of each unit; their sum is 0
+    law: Law | None = None
+    at_zero: tuple[float, float] | None = None  # (below, above) of the test that fits "no difference" best
+    identical: bool = False  # the same responses: no difference, on whatever documents
+
+    @property
+    def freedom(self) -> float:
+        return max(1.0, len(self.units) - 1.0)
+
+    def p_below(self, than: float = 0.0) -> float:
+        """One-sided p-value of "the difference is at least `than`": small where a is worse than that."""
+        return self._tail(than, 0)
+
+    def p_above(self, than: float = 0.0) -> float:
+        """One-sided p-value of "the difference is at most `than`": small where a is better than that."""
+        return self._tail(than, 1)
+
+    def _tail(self, than: float, side: int) -> float:
+        if self.identical:
+            return 1.0 if than == 0 or (than < 0) == (side == 0) else 0.0
+        if than == 0 and self.at_zero:
+            return self.at_zero[side]
+        if self.law is None:
+            return 1.0
+        return min(1.0, (self.law.below, self.law.above)[side](than))
+
+    def p_value(self) -> float:
+        """Two-sided p-value of "no difference"."""
+        return min(1.0, 2 * min(self.p_below(), self.p_above()))
+
+    def low(self, tail: float) -> float | None:
+        """The lower bound at one-sided level 1 − `tail`; None: nothing can be said."""
+        return 0.0 if self.identical else self.law.low(tail) if self.law else None
+
+    def high(self, tail: float) -> float | None:
+        """The upper bound at one-sided level 1 − `tail`; None: nothing can be said."""
+        return 0.0 if self.identical else self.law.high(tail) if self.law else None
+
+    def interval(self, level: float = 0.95) -> tuple[float | None, float | None]:
+        """The two-sided interval."""
+        return self.low((1 - level) / 2), self.high((1 - level) / 2)
+
+    def detectable(self, tail: float, power: float = POWER) -> float | None:
+        """The smallest fall that a one-sided test at `tail` finds with that power, on documents like these."""
+        if self.error is None:
+            return None
+        return (t_bound(self.freedom, tail) + normal_quantile(1 - power)) * self.error
+
+    def documents_for(self, distance: float, tail: float, power: float = POWER) -> int | None:
+        """Documents after which a true difference that lies `distance` from a limit is told from it."""
+        if self.error is None or not distance:
+            return None
+        needed = abs(distance) / (normal_quantile(tail) + normal_quantile(1 - power))
+        return math.ceil(self.n * (self.error / needed) ** 2)
+
+
+def identical(n: int) -> Difference:
+    """The difference of two results that are made of the same responses: none."""
+    return Difference(0.0, n, (), 0, 0, "identical: the same responses", error=0.0, identical=True)
+
+
+def difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    clusters: Clusters = None,
+    *,
+    span: float | None = 1.0,
+    higher_is_better: bool = True,
+    units: Sequence[Hashable] | None = None,
+) -> Difference:
+    """The mean of a − b over documents, each with one number in a and b.
+
+    0/1 values: McNemar's one-sided mid-p at 0 (Lancaster 1961; Fagerland et al. 2013) and Tango's score interval (Tango
+    1998); with clusters both at the effective sample size, with t quantiles of G − 1. Other values: clustered t with
+    two more clusters, one better and one worse by as much as any document is (as Bonett & Price 2012 do for 0/1: a few
+    rare differences do not look more certain than they are); with fewer than 30 clusters the test of 0 flips signs.
+
+    span: what separates the worst possible value from the best; None: no bound. units: names of the documents.
+    """
+    one, other = np.asarray(a, float).reshape(-1), np.asarray(b, float).reshape(-1)
+    if len(one) != len(other):
+        raise ValueError(f"{len(one)} values of a for {len(other)} of b")
+    d = (one - other) * (1 if higher_is_better else -1)
+    names, codes, count = coded(clusters, units, len(d))
+    better, worse = int((d > 0).sum()), int((d < 0).sum())
+    if refused := _refusal(d, count, better, worse):
+        return refused
+    value = float(d.mean())
+    influence = np.bincount(codes, d - value, minlength=count) / len(d)
+    binary = bool(np.isin(one, (0.0, 1.0)).all() and np.isin(other, (0.0, 1.0)).all())
+    largest = float(np.abs(d).max()) or span
+    if largest is None:
+        return Difference(value, len(d), names, better, worse, "no interval: no variation between documents")
+    error = _error(influence, value, count, largest)
+    shared = (value, len(d), names, better, worse)
+    grouped = "" if count == len(d) else f", {count} clusters"
+    if binary:
+        effective = len(d) / _design_effect(d, codes, count)
+        law = _Tango(better, worse, len(d), effective / len(d), math.inf if count == len(d) else count - 1.0)
+        if count == len(d):
+            tails = binomial_mid_p(better, better + worse), binomial_mid_p(worse, better + worse)
+            return Difference(*shared, "McNemar mid-p, Tango", error, influence, law, tails if better + worse else None)
+        method = f"Tango{grouped}, effective n {effective:.0f}"
+        return Difference(*shared, method, error, influence, law, _few(d, codes, count))
+    law_of_t = StudentT(value * count / (count + 2), error, count - 1.0)
+    flips = _few(d, codes, count)
+    return Difference(*shared, f"{'sign flips and ' if flips else ''}t{grouped}", error, influence, law_of_t, flips)
+
+
+def corpus_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    combine: Callable[[Floats], Floats],
+    clusters: Clusters = None,
+    *,
+    higher_is_better: bool = True,
+    units: Sequence[Hashable] | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Difference:
+    """The difference of two corpus scores from the sufficient statistics (n, k) of the same documents.
+
+    Paired percentile bootstrap (Efron 1979; Koehn 2004): the same documents, or whole clusters, for both. Bounds and
+    p-values further out than the replicates reach come from the bootstrap's standard error. replicates=0: only the
+    jackknife's standard error and t, for simulations. `combine`: (..., k) sums to (...) scores.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    one, other = np.asarray(a, float), np.asarray(b, float)
+    if len(one) != len(other):
+        raise ValueError(f"{len(one)} rows of a for {len(other)} of b")
+    names, codes, count = coded(clusters, units, len(one))
+    if refused := _refusal(np.zeros(len(one)), count, 0, 0):
+        return refused
+    sums = [summed(rows, codes, count) for rows in (one, other)]
+    scores = [float(combine(rows.sum(axis=0))) for rows in sums]
+    value = sign * (scores[0] - scores[1])
+    jackknife = [sign * leave_one_out(rows, combine) for rows in sums]
+    influence = (jackknife[0] - jackknife[1]) * (count - 1) / count
+    by_document = sign * (leave_one_out(one, combine) - leave_one_out(other, combine))
+    changed = (one != other).any(axis=1) if one.shape == other.shape else np.ones(len(one), bool)
+    better, worse = (int((changed & (side > 0)).sum()) for side in (by_document, -by_document))
+    shared = (value if math.isfinite(value) else None, len(one), names, better, worse)
+    if not math.isfinite(value) or not np.isfinite(influence).all():
+        return Difference(*shared, "no interval: the score is not a number")
+    error = math.sqrt(count / (count - 1) * float((influence**2).sum()))
+    if not error:
+        return Difference(*shared, "no interval: no variation between documents")
+    grouped = "" if count == len(one) else f", {count} clusters"
+    if not replicates:
+        return Difference(*shared, f"jackknife, t{grouped}", error, influence, StudentT(value, error, count - 1.0))
+    width = one.shape[1]
+    drawn = resampled_sums(np.concatenate(sums, axis=1), replicates, seed)
+    draws = np.sort(sign * (combine(drawn[:, :width]) - combine(drawn[:, width:])))
+    law = _Bootstrap(value, draws, count - 1.0)
+    return Difference(*shared, f"paired bootstrap, {replicates:,} replicates{grouped}", error, influence, law)
+
+
+def coded(
+    clusters: Clusters, units: Sequence[Hashable] | None, n: int
+) -> tuple[tuple[Hashable, ...], NDArray[np.intp], int]:
+    """Names of what is drawn, each document's place among them, and how many there are. A document without a cluster
+    stands for itself, by its name in `units` or its place."""
+    own: Sequence[Hashable] = range(n) if units is None else units
+    if len(own) != n or (clusters is not None and len(clusters) != n):
+        raise ValueError(f"clusters and units have to be as many as the {n} documents")
+    pairs = zip(clusters if clusters is not None else [None] * n, own, strict=True)
+    names = [("document", name) if cluster is None else ("cluster", cluster) for cluster, name in pairs]
+    seen: dict[Hashable, int] = {}
+    codes = np.fromiter((seen.setdefault(name, len(seen)) for name in names), np.intp, n)
+    return tuple(seen), codes, len(seen)
+
+
+def summed(rows: Floats, codes: NDArray[np.intp], count: int) -> Floats:
+    """Statistics (n, k) of documents as those of their clusters (count, k)."""
+    if count == len(rows):
+        return rows
+    grouped = np.zeros((count, rows.shape[1]))
+    np.add.at(grouped, codes, rows)
+    return grouped
+
+
+def leave_one_out(rows: Floats, combine: Callable[[Floats], Floats]) -> Floats:
+    """What each row adds to the corpus score: the mean of the scores without one row, less that without this row."""
+    without = np.asarray(combine(rows.sum(axis=0) - rows), float)
+    return np.asarray(without.mean() - without, float)
+
+
+def _refusal(d: Floats, count: int, better: int, worse: int) -> Difference | None:
+    n = len(d)
+    if not n:
+        return Difference(None, 0, (), 0, 0, "no documents in common")
+    if not np.isfinite(d).all():
+        return Difference(None, n, (), better, worse, "no difference: a value is not a number")
+    if count == 1:
+        reason = "one document" if n == 1 else "one cluster"
+        return Difference(float(d.mean()), n, (), better, worse, f"no interval: {reason}")
+    return None
+
+
+def _error(influence: Floats, value: float, count: int, largest: float) -> float:
+    """The clustered standard error with one cluster added that is better by `largest`, and one that is worse."""
+    total = count + 2
+    scale = count / total  # of the old sums: there are more documents now
+    mean = scale * value
+    squares = float(((scale * influence + (value - mean) / total) ** 2).sum())
+    ends = ((largest - mean) ** 2 + (largest + mean) ** 2) / total**2
+    return math.sqrt(total / (total - 1) * (squares + ends))
+
+
+def _design_effect(d: Floats, codes: NDArray[np.intp], count: int) -> float:
+    """The clustered variance of a mean of −1, 0, 1 over that of independent documents, at least 1; two half-sized
+    clusters are added, one all better and one all worse. Without a difference each cluster counts as one document."""
+    if count == len(d):
+        return 1.0
+    if not d.any():
+        return len(d) / count
+    half = len(d) / count / 2
+    total = len(d) + 2 * half
+    mean = float(d.sum()) / total
+    clustered = (np.bincount(codes, d - mean, minlength=count) ** 2).sum() + half**2 * (
+        (1 - mean) ** 2 + (1 + mean) ** 2
+    )
+    alone = ((d - mean) ** 2).sum() + half * ((1 - mean) ** 2 + (1 + mean) ** 2)
+    return max(1.0, float(count / (count - 1) * clustered / alone))
+
+
+def _few(d: Floats, codes: NDArray[np.intp], count: int) -> tuple[float, float] | None:
+    """One-sided p-values of the sign-flip test of clusters, where there are few of them."""
+    return sign_flip(np.bincount(codes, d, minlength=count)) if count < FEW else None
+
+
+def sign_flip(sums: ArrayLike, seed: int = 0) -> tuple[float, float]:
+    """(below, above): the shares of all ways to swap a and b in whole clusters whose sum is as low, or as high, as the
+    one seen (Fisher 1935). All ways for up to 14 clusters, else 100,000 random ones and the one seen."""
+    values = np.asarray(sums, float)
+    values = values[values != 0]
+    count, seen = len(values), float(values.sum())
+    near = 1e-9 * float(np.abs(values).sum())
+    if count <= EXACT:
+        signs = 1 - 2 * ((np.arange(1 << count)[:, None] >> np.arange(count)) & 1)
+        drawn = signs @ values
+        return float((drawn <= seen + near).mean()), float((drawn >= seen - near).mean())
+    rng = np.random.default_rng(seed)
+    drawn = (2.0 * rng.integers(0, 2, (FLIPS, count), dtype=np.int8) - 1) @ values
+    lower, upper = int((drawn <= seen + near).sum()), int((drawn >= seen - near).sum())
+    return (lower + 1) / (FLIPS + 1), (upper + 1) / (FLIPS + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class StudentT:
+    """A normal estimate with its standard error, by Student's t."""
+
+    value: float
+    error: float
+    freedom: float
+
+    def below(self, than: float) -> float:
+        return t_tail((than - self.value) / self.error, self.freedom)
+
+    def above(self, than: float) -> float:
+        return t_tail((self.value - than) / self.error, self.freedom)
+
+    def low(self, tail: float) -> float:
+        return self.value - t_bound(self.freedom, tail) * self.error
+
+    def high(self, tail: float) -> float:
+        return self.value + t_bound(self.freedom, tail) * self.error
+
+
+@dataclass(frozen=True, slots=True)
+class _Tango:
+    """Tango's score test of a difference of paired proportions. share: effective documents of one document."""
+
+    better: int
+    worse: int
+    n: int
+    share: float
+    freedom: float
+
+    def score(self, than: float) -> float:
+        """The score statistic of "the difference is `than`"; falls as `than` grows."""
+        n, better, worse = (self.share * count for count in (self.n, self.better, self.worse))
+        far = than * (1 - than)
+        b = -better - worse + (2 * n - better + worse) * than
+        root = math.sqrt(max(0.0, b * b + 8 * n * worse * far))
+        least = (root - b) / (4 * n)  # probability of "only b is right" under the restriction
+        variance = n * (2 * least + far)
+        gap = better - worse - n * than
+        if variance <= 1e-12 * n:
+            return math.copysign(math.inf, gap) if abs(gap) > 1e-9 * n else 0.0
+        return gap / math.sqrt(variance)
+
+    def below(self, than: float) -> float:
+        return t_tail(-self.score(than), self.freedom)
+
+    def above(self, than: float) -> float:
+        return t_tail(self.score(than), self.freedom)
+
+    def low(self, tail: float) -> float:
+        return self._where(t_bound(self.freedom, tail))
+
+    def high(self, tail: float) -> float:
+        return self._where(-t_bound(self.freedom, tail))
+
+    def _where(self, wanted: float) -> float:
+        """The difference whose score is `wanted`."""
+        low, high = -1.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.score(middle) > wanted else (low, middle)
+        return (low + high) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Bootstrap:
+    """Sorted replicates of a difference; beyond their reach, t with their standard deviation."""
+
+    value: float
+    draws: Floats
+    freedom: float
+
+    @property
+    def normal(self) -> StudentT:
+        return StudentT(self.value, float(self.draws.std(ddof=1)), self.freedom)
+
+    def below(self, than: float) -> float:
+        beyond = len(self.draws) - int(np.searchsorted(self.draws, than, "left"))
+        return (beyond + 1) / (len(self.draws) + 1) if beyond >= SEEN else self.normal.below(than)
+
+    def above(self, than: float) -> float:
+        beyond = int(np.searchsorted(self.draws, than, "right"))
+        return (beyond + 1) / (len(self.draws) + 1) if beyond >= SEEN else self.normal.above(than)
+
+    def low(self, tail: float) -> float:
+        return float(np.quantile(self.draws, tail)) if tail * len(self.draws) >= SEEN else self.normal.low(tail)
+
+    def high(self, tail: float) -> float:
+        return float(np.quantile(self.draws, 1 - tail)) if tail * len(self.draws) >= SEEN else self.normal.high(tail)
