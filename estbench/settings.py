@@ -133,3 +133,55 @@ class EnvSettings:
     model: str | None = option("install comet: fetch this COMET model, too", None)
     accept_licence: str | None = option("install comet: name of a model that is for non-commercial use only", None)
     output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """What `estbench compare` can be told."""
+
+    tasks: str | None = option("suites and tasks, with commas; default is all that both have", None)
+    metric: str | None = option("another metric than each task's primary one", None)
+    flips: int = option("show so many documents a task on which the two differ", 0, least=0)
+    output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What `estbench report` can be told."""
+
+    runs: str = option("runs and baseline files, with commas")
+    tasks: str | None = option("suites and tasks, with commas; default is all that the runs have", None)
+    reference: str | None = option("published figures to show in grey: estllm, llammas, ...", None)
+    output: str | None = option("what to write", "markdown", choices=("latex", "markdown", "csv", "json"))
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """What `estbench gate` can be told."""
+
+    candidate: str | None = option("a run (id or folder), or a model that is evaluated now", None)
+    model: str | None = option("a model to evaluate and decide on, look by look (with budget=)", None)
+    baseline: str | None = option("a run, a baseline (file, name or URL) or a model; default is the policy's", None)
+    policy: str = option("a policy file, or core, core_base, checkpoint, mini", "")
+    budget: str | None = option("model=: at most so many documents (5000), or minutes (30m)", None)
+    runs: str | None = option("calibrate, noise: runs with commas or patterns", None)
+    simulations: int = option("calibrate: simulated nights", 1000, least=100)
+    svg: str | None = option("calibrate: write the power curve to this file", None)
+    engine: str = option("of a model: what computes", "", choices=("", *config.ENGINES))
+    engine_options: dict[str, str] = option("engine.KEY=VALUE, as for eval", dict)  # noqa: RUF009
+    data: str | None = option("of a model: folder with offline copies of the data sets; samples: ours", None)
+    limit: int | None = option("of a model: at most N documents a task, by hash order", None, least=1)
+    junit: str | None = option("write JUnit XML to this file", None)
+    markdown: str | None = option("write Markdown to this file", None)
+    database: str | None = option("database to index runs of models in; default is SQLite in ESTBENCH_HOME", None)
+    output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """What `estbench baseline` can be told."""
+
+    run: str | None = option("set: the run's id (its first letters are enough) or folder", None)
+    folder: str = option("where baselines are kept", "baselines")
+    private: bool = option("set: with tasks whose golds are withheld", False)
+    output: str | None = option("table or json", None, choices=("table", "json"))

@@ -7,7 +7,7 @@ benjamini_hochberg(p_values)                  of what is called a difference, at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -28,6 +28,28 @@ def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> l
         adjusted[place] = worst
         left.remove(place)
     return adjusted
+
+
+def step_down(
+    p_values: Sequence[float],
+    weights: Sequence[float],
+    alpha: float,
+    nominal: Callable[[float], float] = lambda level: level,
+) -> list[bool]:
+    """Which questions `holm` rejects at alpha. nominal: the p-value that a share of alpha asks for, where it is spent
+    over several looks and not all at once."""
+    shares = _shares(len(p_values), weights)
+    rejected = [False] * len(p_values)
+    left = [place for place in range(len(p_values)) if shares[place] > 0]
+    while left:
+        remaining = sum(shares[place] for place in left)
+        passing = [at for at in left if p_values[at] <= nominal(alpha * shares[at] / remaining)]
+        if not passing:
+            break
+        for at in passing:
+            rejected[at] = True
+            left.remove(at)
+    return rejected
 
 
 def _shares(count: int, weights: Sequence[float] | None) -> list[float]:

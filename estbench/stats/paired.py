@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -116,6 +116,15 @@ class Difference:
             return None
         needed = abs(distance) / (normal_quantile(tail) + normal_quantile(1 - power))
         return math.ceil(self.n * (self.error / needed) ** 2)
+
+
+def widened(found: Difference, extra: float) -> Difference:
+    """The difference with a further standard deviation `extra`, such as noise between training steps, in its error."""
+    if not extra or found.identical or found.error is None or found.value is None:
+        return found
+    error = math.hypot(found.error, extra)
+    law = StudentT(found.value, error, found.freedom)
+    return replace(found, error=error, law=law, at_zero=None, method=f"{found.method}, with noise of training steps")
 
 
 def identical(n: int) -> Difference:

@@ -1,6 +1,6 @@
 """One answer over several tasks: the weighted mean of their paired differences.
 
-    pooled([(difference, 1.0), (other, 1.0)]).low(0.05)
+    pooled([(difference, 1.0), (other, 1.0)], scales=[100, 1]).low(0.05)
 
 Tasks that ask about the same things (the two directions of a translation set) are not independent: units of the same
 name move together, and count so. Tasks of which nothing is known can't be pooled: ValueError.
@@ -16,15 +16,17 @@ import numpy as np
 from estbench.stats.paired import Difference, StudentT
 
 
-def pooled(parts: Sequence[tuple[Difference, float]]) -> Difference:
-    """Σ w_t d_t / Σ w_t, with the variance of the sum over units and Satterthwaite's degrees of freedom.
+def pooled(parts: Sequence[tuple[Difference, float]], scales: Sequence[float] | None = None) -> Difference:
+    """Σ w_t s_t d_t / Σ w_t, with the variance of the sum over units and Satterthwaite's degrees of freedom.
 
-    All differences have to be in the same unit. Identical results take part as differences of 0 without an error.
+    scales: s_t, that bring the differences to one unit. Identical results take part as differences of 0 without an
+    error.
     """
     total = sum(weight for _, weight in parts)
     if not parts or total <= 0 or any(part.value is None or part.error is None for part, _ in parts):
         raise ValueError("pooled differences need a value, an error and a weight each")
-    shares = [(part, weight / total) for part, weight in parts]
+    sizes = [1.0] * len(parts) if scales is None else scales
+    shares = [(part, scale * weight / total) for (part, weight), scale in zip(parts, sizes, strict=True)]
     value = sum(share * float(part.value or 0) for part, share in shares)
     n, better, worse = (sum(getattr(part, name) for part, _ in parts) for name in ("n", "better", "worse"))
     method = f"pooled over {len(parts)} tasks, t"

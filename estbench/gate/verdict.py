@@ -1,0 +1,330 @@
+"""The decision. Of each task: pass, regression, undecided, or not evaluated; of all together: an exit code.
+
+With a margin m (points, or bits) and d = candidate − baseline on the same documents, above 0 where the candidate is
+better:
+
+    pass         the lower bound of d is above −m
+    regression   d is significantly below 0 and its estimate below −m (strict: significantly below −m)
+    undecided    neither, or too few documents
+
+First the pool is tested (the weighted mean of the blocking tasks, with its own margin), then each blocking task. All of
+these share alpha by Holm's procedure with weights, so that equal models fail with probability alpha at most, over all
+tests together. Floors and parse failures are no tests of a difference: they fail where the candidate alone is surely
+(99.9 %) beyond the limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from estbench.compare import Problem, TaskComparison, compare_task, problems
+from estbench.evidence import Evidence
+from estbench.gate.policy import Policy, Rule
+from estbench.runs import Score
+from estbench.stats import Difference, holm, pooled
+from estbench.stats.distributions import binomial_cdf, normal_tail
+from estbench.stats.families import step_down
+from estbench.stats.paired import REPLICATES, widened
+
+EXIT = {"pass": 0, "regression": 1, "undecided": 3, "not evaluated": 4}
+GUARD = 0.001  # how sure a broken floor or format has to be
+HALF_WIDTH = 1.96  # of a score's 95 % interval in standard errors
+MOST = 1000  # times as many documents: beyond that no number is named
+
+
+@dataclass(frozen=True)
+class TaskVerdict:
+    """A task's part of the verdict. Numbers are points, or bits."""
+
+    task: str
+    blocking: bool
+    status: str  # "pass", "regression", "undecided", "not evaluated"
+    reasons: tuple[str, ...] = ()  # in words, what the numbers don't say
+    comparison: TaskComparison | None = None
+    difference: Difference | None = None  # in the score's unit, widened by noise
+    margin: float = 0.0
+    p: float | None = None  # one-sided
+    p_adjusted: float | None = None  # over the family
+    detectable: float | None = None  # the smallest fall that this gate mostly sees
+    needed: int | None = None  # documents that would decide
+    unit: str = "points"
+    scale: float = 1.0  # from the difference's unit to this one
+
+    @property
+    def estimate(self) -> float | None:
+        found = self.difference
+        return None if found is None or found.value is None else self.scale * found.value
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """95 %, two-sided."""
+        low, high = self.difference.interval() if self.difference else (None, None)
+        return (None if low is None else self.scale * low), (None if high is None else self.scale * high)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of a candidate against one baseline."""
+
+    policy: Policy
+    candidate: Evidence
+    baseline: Evidence
+    pool: TaskVerdict | None  # None: fewer than two tasks
+    tasks: tuple[TaskVerdict, ...]
+    warnings: tuple[str, ...] = ()
+    against: str = "baseline"  # or "reference"
+
+    @property
+    def status(self) -> str:
+        return overall(self.pool, self.tasks)
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT[self.status]
+
+    def of(self, status: str, *, blocking: bool = True) -> list[TaskVerdict]:
+        return [row for row in self.tasks if row.status == status and row.blocking == blocking]
+
+
+@dataclass
+class Row:
+    """A task while it is looked at: its difference, and what is settled without a test."""
+
+    task: str
+    blocking: bool
+    rule: Rule = Rule()  # noqa: RUF009  frozen
+    reasons: list[str] = field(default_factory=list)
+    status: str | None = None  # settled before any test
+    comparison: TaskComparison | None = None
+    difference: Difference | None = None
+    margin: float = 0.0
+    broken: bool = False  # a floor or the format
+    unit: str = "points"
+    scale: float = 1.0
+
+    @property
+    def tested(self) -> bool:
+        return self.status is None and self.difference is not None
+
+
+Nominal = Callable[[float], float]
+
+
+def plain(level: float) -> float:
+    """All of alpha at one look."""
+    return level
+
+
+def decide(
+    policy: Policy,
+    candidate: Evidence,
+    baseline: Evidence,
+    *,
+    against: str = "baseline",
+    alpha: float | None = None,
+    nominal: Nominal = plain,
+    replicates: int = REPLICATES,
+) -> Verdict:
+    """The verdict on runs that `obstacles` finds nothing against.
+
+    alpha: this comparison's share, where there are several. nominal: of a level, what this look may spend.
+    """
+    rows = [_look(policy, candidate, baseline, task, replicates) for task in _names(policy, candidate, baseline)]
+    warnings = tuple(str(problem) for problem in obstacles(policy, candidate, baseline)[1])
+    pool, tasks = judge(policy, rows, policy.alpha if alpha is None else alpha, nominal)
+    return Verdict(policy, candidate, baseline, pool, tasks, warnings, against)
+
+
+def judge(
+    policy: Policy, rows: Sequence[Row], alpha: float, nominal: Nominal = plain
+) -> tuple[TaskVerdict | None, tuple[TaskVerdict, ...]]:
+    """The tests: of the pool (None: fewer than two tasks to pool), and of each row."""
+    blocking = [row for row in rows if row.blocking and row.tested]
+    unit, together = _pool(blocking)
+    family = [*blocking, *([Row("all blocking tasks", True, difference=together, unit=unit)] if together else [])]
+    weights = [row.rule.weight for row in blocking]
+    if together:
+        family[-1].margin = policy.margin_bits if unit == "bits" else policy.pool.margin
+        weights = [(1 - policy.pool.share) * weight / sum(weights) for weight in weights] + [policy.pool.share]
+    p_values = [_p(policy, row) for row in family]
+    adjusted = holm(p_values, weights) if family else []
+    rejected = step_down(p_values, weights, alpha, nominal) if family else []
+    tail = nominal(1 - policy.confidence)
+    verdicts = [
+        _verdict(row, p, better, found, nominal(alpha * weight / sum(weights)), tail)
+        for row, p, better, found, weight in zip(family, p_values, adjusted, rejected, weights, strict=True)
+    ]
+    pool = verdicts.pop() if together else None
+    by_task = {verdict.task: verdict for verdict in verdicts}
+    return pool, tuple(by_task.get(row.task) or _outside(policy, row, alpha, nominal, tail) for row in rows)
+
+
+def overall(pool: TaskVerdict | None, tasks: Sequence[TaskVerdict]) -> str:
+    """The worst of what blocks: a regression before what was not evaluated, before an undecided pool."""
+    found = [row.status for row in tasks if row.blocking]
+    for status in ("regression", "not evaluated"):
+        if status in found or (pool and pool.status == status):
+            return status
+    if pool:
+        return pool.status
+    return "undecided" if "undecided" in found or not found else "pass"
+
+
+def _names(policy: Policy, candidate: Evidence, baseline: Evidence) -> list[str]:
+    """The policy's tasks, then what else both runs have."""
+    named = policy.tasks or tuple(baseline.tasks)
+    return [*named, *(task for task in candidate.tasks if task in baseline.tasks and task not in named)]
+
+
+def obstacles(policy: Policy, candidate: Evidence, baseline: Evidence) -> tuple[list[Problem], list[Problem]]:
+    """What keeps the two from being compared, and what the policy only warns of."""
+    named = policy.tasks or tuple(baseline.tasks)
+    warned: list[Problem] = []
+    fatal = [
+        Problem("data", task, f"{baseline.name} has no such task")
+        for task in named
+        if policy.rule(task).blocking and task in candidate.tasks and task not in baseline.tasks
+    ]
+    both = [task for task in _names(policy, candidate, baseline) if task in candidate.tasks and task in baseline.tasks]
+    for problem in problems(candidate, baseline, both, least_overlap=policy.minimum_overlap):
+        blocks = problem.task is None or (problem.task in named and policy.rule(problem.task).blocking)
+        (fatal if blocks and problem.kind not in policy.allow else warned).append(problem)
+    if not any(policy.rule(task).blocking for task in named):
+        fatal.append(Problem("data", None, "no task is blocking: the policy names none, or the runs have none of them"))
+    return fatal, warned
+
+
+def _look(policy: Policy, candidate: Evidence, baseline: Evidence, task: str, replicates: int) -> Row:
+    rule = policy.rule(task)
+    named = not policy.tasks or task in policy.tasks
+    row = Row(task, rule.blocking and named, rule)
+    if task not in candidate.tasks:
+        why = (candidate.manifest.get("skipped") or {}).get(task, "the candidate's run does not have it")
+        row.status, row.reasons = "not evaluated", [str(why)]
+        return row
+    if task not in baseline.tasks:
+        row.status, row.reasons = "undecided", [f"{baseline.name} does not have it"]
+        return row
+    judge = candidate.tasks[task].get("judge")
+    if row.blocking and isinstance(judge, dict) and not judge.get("calibrated"):
+        row.blocking = False
+        row.reasons.append("an uncalibrated judge can't block")
+    items = candidate.items(task)
+    asked = len(items.docs) + items.errors
+    if items.errors > policy.maximum_missing * asked or not items.docs:
+        row.status = "not evaluated"
+        row.reasons.append(f"{items.errors:,} of {asked:,} documents have no response")
+        return row
+    row.comparison = found = compare_task(candidate, baseline, task, rule.metric, replicates=replicates)
+    row.scale, row.unit = found.scale, "bits" if found.unit == "bits" else "points"
+    row.margin = policy.margin_of(task, found.unit)
+    noise = math.sqrt(2) * (rule.noise or 0.0) / found.scale  # of two checkpoints
+    row.difference = widened(found.difference, noise)
+    _guard(policy, row, candidate)
+    least = rule.minimum_n or policy.minimum_n
+    if row.broken:
+        row.status = "regression"
+    elif found.difference.n < least and not found.difference.identical:
+        row.status = "undecided"
+        row.reasons.append(f"n = {found.difference.n:,}, the policy asks for {least:,}")
+    elif row.difference.value is None or row.difference.error is None:
+        row.status = "undecided"
+        row.reasons.append(row.difference.method)
+    return row
+
+
+def _guard(policy: Policy, row: Row, candidate: Evidence) -> None:
+    """Floors and parse failures: limits that the candidate alone has to keep."""
+    assert row.comparison is not None
+    found, rule = row.comparison, row.rule
+    score = candidate.score(row.task, found.metric)
+    if rule.floor is not None and score is not None and score.value is not None:
+        value, floor = found.scale * score.value, rule.floor
+        beyond = (floor - value) * (1 if score.higher_is_better else -1)
+        if beyond > 0:
+            row.broken |= _surely(score, beyond / found.scale)
+            row.reasons.append(f"{value:.1f} is beyond the floor of {floor:g}{'' if row.broken else ', within noise'}")
+    most = policy.maximum_parse_failures if rule.maximum_parse_failures is None else rule.maximum_parse_failures
+    items = candidate.items(row.task)
+    failures = sum(items.parse_failure)
+    if most is not None and failures > most * len(items.docs):
+        surely = 1 - binomial_cdf(failures - 1, len(items.docs), most) <= GUARD if most else True
+        row.broken |= surely
+        share, doubt = 100 * failures / len(items.docs), "" if surely else ", within noise"
+        row.reasons.append(f"the format: {share:.1f} % of answers can't be read, {100 * most:g} % may{doubt}")
+
+
+def _surely(score: Score, beyond: float) -> bool:
+    """Whether a score is `beyond` its floor by more than chance."""
+    if score.ci_low is None or score.ci_high is None:
+        return False
+    error = (score.ci_high - score.ci_low) / 2 / HALF_WIDTH
+    return error > 0 and normal_tail(beyond / error) <= GUARD
+
+
+def _pool(rows: Sequence[Row]) -> tuple[str, Difference | None]:
+    """The pooled difference in points (in bits where all are measured so), of two tasks and more."""
+    bits = [row for row in rows if row.unit == "bits"]
+    chosen = bits if len(bits) == len(rows) else [row for row in rows if row not in bits]
+    unit = "bits" if chosen is bits else "points"
+    if len(chosen) < 2:
+        return unit, None
+    parts = [(row.difference, row.rule.weight) for row in chosen if row.difference]
+    return unit, pooled(parts, [row.scale for row in chosen])
+
+
+def _p(policy: Policy, row: Row) -> float:
+    assert row.difference is not None
+    return row.difference.p_below(-row.margin / row.scale if policy.strict else 0.0)
+
+
+def _verdict(row: Row, p: float, adjusted: float, rejected: bool, level: float, tail: float) -> TaskVerdict:
+    """A tested row. level: what its p-value had to be; tail: of the bound that a pass needs."""
+    found = row.difference
+    assert found is not None and found.value is not None
+    limit = -row.margin / row.scale
+    low = found.low(tail)
+    status, needed = "undecided", None
+    if rejected and found.value < limit:
+        status = "regression"
+    elif low is not None and low > limit:
+        status = "pass"
+    else:
+        distance, wanted = (found.value - limit, tail) if found.value > limit else (found.value, level)
+        needed = found.documents_for(distance, wanted)
+        needed = needed if needed and found.n < needed <= MOST * found.n else None
+    seen = found.detectable(level)
+    return _settled(
+        row,
+        status,
+        p=p,
+        p_adjusted=adjusted,
+        detectable=None if seen is None else max(row.scale * seen, row.margin),
+        needed=needed,
+    )
+
+
+def _settled(row: Row, status: str, **tested: Any) -> TaskVerdict:
+    return TaskVerdict(
+        row.task,
+        row.blocking,
+        status,
+        tuple(row.reasons),
+        row.comparison,
+        row.difference,
+        row.margin,
+        unit=row.unit,
+        scale=row.scale,
+        **tested,
+    )
+
+
+def _outside(policy: Policy, row: Row, alpha: float, nominal: Nominal, tail: float) -> TaskVerdict:
+    """A row outside of the family: settled, or advisory (tested alone, at the same alpha)."""
+    if row.tested:
+        p, level = _p(policy, row), nominal(alpha)
+        return _verdict(row, p, p, p <= level, level, tail)
+    return _settled(row, row.status or "undecided")

@@ -1,0 +1,173 @@
+"""What `estbench gate …` and `estbench baseline …` do once their settings are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estbench import evidence, report
+from estbench.commands import wants_table
+from estbench.errors import ConfigError, StoreError, did_you_mean
+from estbench.evidence import Evidence
+from estbench.runs import Run, atomic, find_run
+
+if TYPE_CHECKING:
+    from estbench.gate.policy import Policy
+    from estbench.gate.verdict import Verdict
+    from estbench.settings import BaselineSettings, GateSettings
+
+MODEL_KEYS = ("data", "limit")
+
+
+def gate(settings: GateSettings) -> int:
+    """Decide on a candidate; the exit code is the verdict."""
+    from estbench.gate import policy, reports
+
+    rules = _read_policy(settings.policy)
+    files = [_target(name) for name in (settings.junit, settings.markdown)]
+    if settings.model and settings.candidate:
+        raise ConfigError("candidate= and model= say the same: keep one.")
+    word = settings.candidate or settings.model
+    if not word:
+        raise ConfigError("candidate= is missing: a run (id or folder), or a model's folder.")
+    against = _baselines(settings, rules)
+    if settings.budget:
+        from estbench.gate import looks
+
+        found = looks.run(word, against, rules, settings.budget, _asked(settings, rules, None), report.say)
+        verdicts, extra = found.verdicts, found.as_json()
+    else:
+        verdicts, extra = _at_once(word, against, rules, settings), {}
+    for file, text in zip(files, (_junit, reports.as_markdown), strict=True):
+        if file:
+            _write(file, text(verdicts))
+    if wants_table(settings.output):
+        print(reports.as_text(verdicts))
+        for line in extra.get("lines", ()):
+            print(line)
+    else:
+        print(report.as_json(reports.as_json(verdicts) | {k: v for k, v in extra.items() if k != "lines"}))
+    _ = policy
+    return reports.worst(verdicts).exit_code
+
+
+def _read_policy(word: str) -> Policy:
+    from estbench.gate import policy
+
+    if not word:
+        names = ", ".join(policy.shipped())
+        raise ConfigError(f"policy= is missing: a file, or one of {names} that come with estbench.")
+    return policy.read(word)
+
+
+def _baselines(settings: GateSettings, rules: Policy) -> list[tuple[str, str]]:
+    """What the candidate is compared with: (baseline or reference, its word)."""
+    previous = settings.baseline or rules.previous
+    pairs = [("baseline", previous)] if previous else []
+    if rules.reference:
+        pairs.append(("reference", rules.reference.baseline))
+    if not pairs:
+        raise ConfigError("baseline= is missing: a run, a baseline file or URL, or a model; or `previous:` in the policy.")
+    return pairs
+
+
+def _asked(settings: GateSettings, rules: Policy, like: Evidence | None) -> Any:
+    from estbench.gate.sources import Asked
+
+    given = {key: getattr(settings, key) for key in MODEL_KEYS if getattr(settings, key) is not None}
+    if settings.engine:
+        given["engine"] = settings.engine
+    if settings.engine_options:
+        given["engine_options"] = settings.engine_options
+    if rules.looks_partial:
+        given["missing"] = "skip"
+    return Asked(",".join(rules.tasks) or None, given, like)
+
+
+def _at_once(word: str, against: Sequence[tuple[str, str]], rules: Policy, settings: GateSettings) -> list[Verdict]:
+    from estbench.gate import sources
+    from estbench.gate.verdict import decide, obstacles
+
+    database = settings.database
+    stored = [evidence.load(name) if not sources.is_model(name) else None for _, name in against]
+    like = next((one for one in stored if one), None)
+    candidate = sources.find(word, _asked(settings, rules, like), report.say, database)
+    verdicts = []
+    for (kind, name), known in zip(against, stored, strict=True):
+        own = rules if kind == "baseline" else rules.for_reference()
+        baseline = known or sources.find(name, _asked(settings, rules, candidate), report.say, database)
+        fatal, _ = obstacles(own, candidate, baseline)
+        if fatal:
+            baseline = sources.again(baseline, candidate, fatal, report.say, database) or baseline
+            fatal, _ = obstacles(own, candidate, baseline)
+        if fatal:
+            raise sources.refusal(baseline, candidate, fatal)
+        verdicts.append(decide(own, candidate, baseline, against=kind, alpha=rules.alpha / len(against)))
+    return verdicts
+
+
+def _junit(verdicts: Sequence[Verdict]) -> str:
+    from estbench.gate.reports import as_junit
+
+    return as_junit(verdicts)
+
+
+def _target(name: str | None) -> Path | None:
+    """A file that will be written; ConfigError now if its folder is not there."""
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{name} can't be written: its folder has to be there, and writable.")
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with atomic(path) as temporary:
+            temporary.write_text(text, "utf-8")
+    except OSError as error:
+        raise StoreError(f"{path} can't be written: {error.strerror}.") from None
+
+
+def baseline_set(settings: BaselineSettings, names: list[str]) -> int:
+    """Write a baseline file to commit."""
+    if len(names) != 1 or not settings.run:
+        raise ConfigError("Say what to call it, and which run: estbench baseline set NAME run=ID.")
+    if not re.fullmatch(r"[\w][\w.-]*", names[0]):
+        raise ConfigError(f"{names[0]!r} is no name for a file: letters, digits, . _ and - will do.")
+    path = Path(settings.folder).expanduser() / f"{names[0]}.json"
+    found = evidence.of_run(Run(find_run(settings.run)))
+    left_out = evidence.save(found, path, private=settings.private)
+    report.say(f"{found.id} -> {path} ({path.stat().st_size / 1e6:.2f} MB): commit it.")
+    if left_out:
+        report.say(f"Without {', '.join(left_out)}: the golds are withheld, and scores of single documents tell them.")
+    return 0
+
+
+def baseline_list(settings: BaselineSettings, names: list[str]) -> int:
+    """The baseline files of the folder."""
+    if names:
+        raise ConfigError(f"{names[0]} is one word too many: `estbench baseline --help` shows what `list` takes.")
+    rows = []
+    for path in sorted(Path(settings.folder).expanduser().glob("*.json")):
+        found = evidence.load(str(path))
+        tasks = len(found.tasks)
+        rows.append({"baseline": path.stem, "model": found.name, "run": found.id, "tasks": tasks,
+                     "created": str(found.manifest.get("created", ""))[:16].replace("T", " ")})  # fmt: skip
+    if not wants_table(settings.output):
+        print(report.as_json(rows))
+    elif not rows:
+        print(f"No baselines in {settings.folder}. The first: estbench baseline set main run=ID")
+    else:
+        columns = {"baseline": "baseline", "model": "model", "run": "run", "tasks": ">tasks", "created": "run of (UTC)"}
+        print(report.listing(rows, columns))
+    return 0
+
+
+BASELINE: dict[str, Callable[[BaselineSettings, list[str]], int]] = {"set": baseline_set, "list": baseline_list}
