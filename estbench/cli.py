@@ -20,11 +20,15 @@ from estbench import __version__, config, report
 from estbench.config import EvalSettings
 from estbench.errors import ConfigError, EstbenchError, did_you_mean
 from estbench.settings import (
+    BaselineSettings,
     CometSettings,
+    CompareSettings,
     ContaminationSettings,
     DataSettings,
     EnvSettings,
+    GateSettings,
     ParitySettings,
+    ReportSettings,
     RunsSettings,
     ScoreSettings,
     ShowSettings,
@@ -113,6 +117,40 @@ def parity(words: list[str]) -> int:
     return commands.parity(config.read(words, ParitySettings))
 
 
+def compare(words: list[str]) -> int:
+    """Two runs on the same documents: what differs, and how sure that is."""
+    from estbench import compare_command
+
+    plain = [word for word in words if "=" not in word and not word.startswith("@")]
+    settings = config.read([word for word in words if word not in plain], CompareSettings)
+    return compare_command.compare(settings, plain)
+
+
+def paper(words: list[str]) -> int:
+    """The table of a paper: scores, intervals, what can't be told from the best."""
+    from estbench import compare_command
+
+    return compare_command.paper(config.read(words, ReportSettings))
+
+
+def gate(words: list[str]) -> int:
+    """Did a checkpoint get worse? The exit code says."""
+    from estbench import gate_commands
+
+    verb, names, rest = _verb(words, ("run", "calibrate", "noise"))
+    if names:
+        raise ConfigError(f"{names[0]!r} is no key=value. `estbench gate --help` lists the keys.")
+    return gate_commands.GATE[verb](config.read(rest, GateSettings))
+
+
+def baseline(words: list[str]) -> int:
+    """Write baseline files to commit, and list them."""
+    from estbench import gate_commands
+
+    verb, names, rest = _verb(words, ("list", "set"))
+    return gate_commands.BASELINE[verb](config.read(rest, BaselineSettings), names)
+
+
 def env(words: list[str]) -> int:
     """List, install and remove side environments."""
     from estbench import commands
@@ -171,13 +209,15 @@ COMMANDS: dict[str, Command] = {
     "runs": Command(
         runs,
         RunsSettings,
-        "runs [list | show run=ID | import FOLDER ... | export run=ID to=FOLDER | rebuild]",
+        "runs [list | show run=ID | import FOLDER|FILE ... | export run=ID to=FOLDER | rebuild]",
         (
             "estbench runs",
             "estbench runs list model=demo output=json",
             "estbench runs show run=demo-3f task=unimorph_et",
             "estbench runs import job-*/runs/*",
+            "estbench runs import results_2026-11-28.json",
             "estbench runs export run=demo-3f to=demo.tar.gz",
+            "estbench runs export run=demo-3f to=eee form=eee",
             "estbench runs rebuild",
         ),
     ),
@@ -225,6 +265,42 @@ COMMANDS: dict[str, Command] = {
             "estbench parity model=out/step-2000 tasks=estcopa,xcopa_et engines=hf,hf:dtype=bfloat16 tolerance=0.2",
             "estbench parity model=out/last tasks=core engines=hf,vllm:url=http://127.0.0.1:8000/v1 output=json",
         ),
+    ),
+    "compare": Command(
+        compare,
+        CompareSettings,
+        "compare RUN RUN [tasks=SUITE|a,b] [flips=5]",
+        (
+            "estbench compare demo-3f demo-base-9c",
+            "estbench compare step-2000-8c baselines/main.json tasks=core flips=5",
+        ),
+    ),
+    "report": Command(
+        paper,
+        ReportSettings,
+        "report runs=a,b,c [tasks=SUITE|a,b] [output=latex|markdown|csv|json] [reference=estllm]",
+        (
+            "estbench report runs=demo-3f,demo-base-9c tasks=mini",
+            "estbench report runs=a,b,c tasks=estllm output=latex reference=estllm",
+        ),
+    ),
+    "gate": Command(
+        gate,
+        GateSettings,
+        "gate [calibrate | noise] candidate=RUN|MODEL baseline=RUN|FILE|URL|MODEL policy=FILE|NAME",
+        (
+            "estbench gate candidate=demo baseline=demo-base policy=mini",
+            "estbench gate candidate=step-2000-8c baseline=main policy=gate.yaml junit=gate.xml markdown=gate.md",
+            "estbench gate model=out/step-2000 baseline=main policy=core budget=30m",
+            "estbench gate calibrate policy=gate.yaml runs=step-1000-3f,step-2000-8c svg=power.svg",
+            "estbench gate noise policy=gate.yaml 'runs=step-*'",
+        ),
+    ),
+    "baseline": Command(
+        baseline,
+        BaselineSettings,
+        "baseline [list | set NAME run=ID]",
+        ("estbench baseline", "estbench baseline set main run=step-2000-8c"),
     ),
     "env": Command(
         env,

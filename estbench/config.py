@@ -55,6 +55,7 @@ class EvalSettings:
         "cluster.workers=N, cluster.gpus=N, cluster.cpus=N, cluster.wait=SECONDS", dict
     )
     limit: int | None = option("at most N documents a task, by hash order; the run is marked partial", None, least=1)
+    share: float | None = option("at most this share of each task's documents (0.1), by hash order; partial", None)
     shots: int | None = option("examples in the prompt; each task has its own number", None, least=0)
     seed: int = option("seed of shots and sampling", 1234)
     name: str | None = option("what to call the model in tables", None)
@@ -78,6 +79,8 @@ class EvalSettings:
             remote = "engine.model=, the endpoint's id of a model"
             local = "a checkpoint's folder, owner/name on the Hub, demo or demo-base"
             raise ConfigError(f"model= is missing: {remote if self.engine == 'openai' else local}.")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ConfigError(f"share={self.share} is not above 0 and at most 1.")
         if self.slice == "auto":
             object.__setattr__(self, "slice", array_slice(os.environ))
         if unknown := self.prompt_options.keys() - {"system"}:

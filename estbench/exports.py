@@ -42,7 +42,8 @@ def export(run: Run, target: Path, *, private: bool) -> list[str]:
             for part in PARTS:
                 (folder / part).mkdir(exist_ok=True)
             if not private:
-                write_json(folder / "manifest.json", _public(run.manifest) | {"items_left_out": left_out})
+                lacking = dict.fromkeys([*run.manifest.get("items_left_out", ()), *left_out])
+                write_json(folder / "manifest.json", _public(run.manifest) | {"items_left_out": list(lacking)})
             if target.name.endswith(".tar.gz"):
                 packed_file = Path(temporary) / target.name
                 with tarfile.open(packed_file, "w:gz") as packed:
@@ -65,7 +66,8 @@ def _private(path: Path, names: list[str], run: Run, kept_back: set[str]) -> lis
 def _public(manifest: dict[str, Any]) -> dict[str, Any]:
     """The manifest without where things lay on this machine: of each path its last part."""
     changed = dict(manifest)
-    changed["model"] = manifest["model"] | {"path": Path(manifest["model"]["path"]).name}
+    if path := manifest["model"]["path"]:  # a model behind an endpoint has none
+        changed["model"] = manifest["model"] | {"path": Path(path).name}
     changed["tasks"] = {
         task: card | {"data": card["data"] | {"origin": Path(card["data"]["origin"]).name}}
         for task, card in manifest["tasks"].items()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -12,21 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from estbench import evidence, report
 from estbench.commands import wants_table
-from estbench.errors import ConfigError, StoreError, did_you_mean
+from estbench.errors import ConfigError, StoreError
 from estbench.evidence import Evidence
 from estbench.runs import Run, atomic, find_run
 
 if TYPE_CHECKING:
     from estbench.gate.policy import Policy
+    from estbench.gate.sources import Asked
     from estbench.gate.verdict import Verdict
     from estbench.settings import BaselineSettings, GateSettings
 
-MODEL_KEYS = ("data", "limit")
+MODEL_KEYS = ("engine", "engine_options", "data", "limit")
 
 
 def gate(settings: GateSettings) -> int:
     """Decide on a candidate; the exit code is the verdict."""
-    from estbench.gate import policy, reports
+    from estbench.gate import looks, reports
 
     rules = _read_policy(settings.policy)
     files = [_target(name) for name in (settings.junit, settings.markdown)]
@@ -36,23 +35,21 @@ def gate(settings: GateSettings) -> int:
     if not word:
         raise ConfigError("candidate= is missing: a run (id or folder), or a model's folder.")
     against = _baselines(settings, rules)
+    extra: dict[str, Any] = {}
     if settings.budget:
-        from estbench.gate import looks
-
-        found = looks.run(word, against, rules, settings.budget, _asked(settings, rules, None), report.say)
+        asked = _asked(settings, rules)
+        found = looks.run(word, against, rules, settings.budget, asked, report.say, settings.database)
         verdicts, extra = found.verdicts, found.as_json()
     else:
-        verdicts, extra = _at_once(word, against, rules, settings), {}
-    for file, text in zip(files, (_junit, reports.as_markdown), strict=True):
+        verdicts = _at_once(word, against, rules, settings)
+    for file, text in zip(files, (reports.as_junit, reports.as_markdown), strict=True):
         if file:
             _write(file, text(verdicts))
+    lines = extra.pop("lines", [])
     if wants_table(settings.output):
-        print(reports.as_text(verdicts))
-        for line in extra.get("lines", ()):
-            print(line)
+        print("\n".join([reports.as_text(verdicts), *lines]))
     else:
-        print(report.as_json(reports.as_json(verdicts) | {k: v for k, v in extra.items() if k != "lines"}))
-    _ = policy
+        print(report.as_json(reports.as_json(verdicts) | extra))
     return reports.worst(verdicts).exit_code
 
 
@@ -72,20 +69,15 @@ def _baselines(settings: GateSettings, rules: Policy) -> list[tuple[str, str]]:
     if rules.reference:
         pairs.append(("reference", rules.reference.baseline))
     if not pairs:
-        raise ConfigError("baseline= is missing: a run, a baseline file or URL, or a model; or `previous:` in the policy.")
+        raise ConfigError("baseline= is missing: a run, baseline file, URL or model; or `previous:` in the policy.")
     return pairs
 
 
-def _asked(settings: GateSettings, rules: Policy, like: Evidence | None) -> Any:
+def _asked(settings: GateSettings, rules: Policy, like: Evidence | None = None) -> Asked:
+    """How models are evaluated: as typed, the policy's tasks, and else like the other side."""
     from estbench.gate.sources import Asked
 
-    given = {key: getattr(settings, key) for key in MODEL_KEYS if getattr(settings, key) is not None}
-    if settings.engine:
-        given["engine"] = settings.engine
-    if settings.engine_options:
-        given["engine_options"] = settings.engine_options
-    if rules.looks_partial:
-        given["missing"] = "skip"
+    given = {key: value for key in MODEL_KEYS if (value := getattr(settings, key))}
     return Asked(",".join(rules.tasks) or None, given, like)
 
 
@@ -109,12 +101,6 @@ def _at_once(word: str, against: Sequence[tuple[str, str]], rules: Policy, setti
             raise sources.refusal(baseline, candidate, fatal)
         verdicts.append(decide(own, candidate, baseline, against=kind, alpha=rules.alpha / len(against)))
     return verdicts
-
-
-def _junit(verdicts: Sequence[Verdict]) -> str:
-    from estbench.gate.reports import as_junit
-
-    return as_junit(verdicts)
 
 
 def _target(name: str | None) -> Path | None:
@@ -170,4 +156,5 @@ def baseline_list(settings: BaselineSettings, names: list[str]) -> int:
     return 0
 
 
+GATE: dict[str, Callable[[GateSettings], int]] = {"run": gate}
 BASELINE: dict[str, Callable[[BaselineSettings, list[str]], int]] = {"set": baseline_set, "list": baseline_list}

@@ -121,7 +121,15 @@ def series(job: Job, tasks: dict[str, Any]) -> str:
         files = identity.digest(_with_text_keys(registry.read_yaml(plan.card.path)))
         per_task[plan.card.name] = [files, row["scorer"], row["data"]["hash"], row["shots"], row["n_docs"]]
     settings, of = job.settings, (job.settings.slice or "").partition("/")[2]
-    asked = [settings.seed, settings.limit, settings.truncate, settings.prompt_options, job.engine.max_length, of]
+    asked: list[Any] = [
+        settings.seed,
+        settings.limit,
+        settings.truncate,
+        settings.prompt_options,
+        job.engine.max_length,
+        of,
+    ]
+    asked += [settings.share] if settings.share is not None else []
     return identity.digest([job.response_id, per_task, *asked])
 
 

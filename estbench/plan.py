@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -118,10 +119,7 @@ class Scope:
     truncate: bool = False
     gold: Path | None = None
     system: str | None = None
-
-    @property
-    def partial(self) -> bool:
-        return self.limit is not None or self.slice is not None
+    share: float | None = None  # of the documents that `limit` leaves
 
 
 def prompt_hash(prompt: str) -> str:
@@ -190,6 +188,8 @@ def with_system(chat: Chat, system: str | None) -> Chat:
 
 def _choose(hashes: Sequence[str], scope: Scope) -> list[int]:
     order = sorted(range(len(hashes)), key=hashes.__getitem__)[: scope.limit]
+    if scope.share is not None:
+        order = order[: math.ceil(scope.share * len(order) - 1e-9)]
     if scope.slice:
         i, n = scope.slice
         order = order[i - 1 :: n]

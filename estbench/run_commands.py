@@ -77,12 +77,18 @@ def runs_show(settings: RunsSettings, paths: list[Path]) -> int:
 
 
 def runs_import(settings: RunsSettings, paths: list[Path]) -> int:
-    """Copy run folders in, index them, and merge slices that are complete."""
+    """Copy run folders in, index them, and merge slices that are complete; lm-eval's result files become runs."""
     from estbench import merging
+    from estbench.interchange import lm_eval_results
 
     if not paths:
-        raise ConfigError("Name the run folders to import: estbench runs import FOLDER ...")
-    for run in merging.take_in(paths, report.say):
+        raise ConfigError("Name what to import: estbench runs import FOLDER ..., or lm-eval's results_*.json.")
+    files = [path for path in paths if path.is_file()]
+    for run in [lm_eval_results.take_in(file, report.say) for file in files]:
+        index(run, settings.database)
+        print(run.id)
+    folders = [path for path in paths if path not in files]
+    for run in merging.take_in(folders, report.say) if folders else ():
         index(run, settings.database)
         print(run.id)
     return 0
@@ -96,6 +102,12 @@ def runs_export(settings: RunsSettings, paths: list[Path]) -> int:
     if paths or not settings.run or not settings.to:
         raise ConfigError("Say which run and where to: estbench runs export run=ID to=FOLDER (or to=FILE.tar.gz).")
     source, target = find_run(settings.run), Path(settings.to).expanduser()
+    if settings.form == "eee":
+        from estbench.interchange import every_eval_ever
+
+        for file in every_eval_ever.export(Run(source), target, private=settings.private):
+            report.say(f"{source.name} -> {file}")
+        return 0
     left_out = exports.export(Run(source), target, private=settings.private)
     report.say(f"{source.name} -> {target}")
     if left_out:

@@ -129,10 +129,11 @@ def _find(settings: EvalSettings, say: Say) -> Found:
     return model, chosen, lacking
 
 
-def prepare(settings: EvalSettings, say: Say = silent, before: Job | None = None) -> Job:
+def prepare(settings: EvalSettings, say: Say = silent, before: Job | None = None, engine: Engine | None = None) -> Job:
     """Find the model, choose tasks, render the plan. Raises before anything is written or loaded.
 
     before: the job of another model with these settings; its plans are used again if they would be the same.
+    engine: one that was made for this model and these settings before.
     """
     model, chosen, lacking = _find(settings, say)
     cards = [card for card in chosen.tasks if card.name not in lacking]
@@ -142,7 +143,7 @@ def prepare(settings: EvalSettings, say: Say = silent, before: Job | None = None
             "chat form's."
         )
     tokens = engines.tokens_of(settings, model)
-    engine = _engine(settings, model, tokens, say)
+    engine = engine or _engine(settings, model, tokens, say)
     try:
         ready = _ready(before, model, engine) if before else {}
         plans = _rendered(settings, cards, tokens, engine.max_length, lacking, ready)
@@ -240,6 +241,7 @@ def scope_of(settings: EvalSettings) -> Scope:
         settings.truncate,
         gold,
         settings.prompt_options.get("system"),
+        settings.share,
     )
 
 

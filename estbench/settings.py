@@ -46,6 +46,7 @@ class RunsSettings:
     run: str | None = option("show, export: the run's id (its first letters are enough) or folder", None)
     to: str | None = option("export: a new folder, or a file that ends in .tar.gz", None)
     private: bool = option("export: with the items of tasks that may not be published", False)
+    form: str = option("export: a run folder, or Every Eval Ever files", "folder", choices=("folder", "eee"))
     model: str | None = option("list: only this model", None)
     task: str | None = option("list: only runs with it; show: its groups and error types", None)
     data: str | None = option("show: folder with offline copies of the data sets (or ESTBENCH_DATA)", None)

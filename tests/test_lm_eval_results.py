@@ -49,13 +49,13 @@ def write_tasks(folder: Path) -> None:
           metric_list=[{"metric": name} for name in ("acc", "acc_norm", "acc_mutual_info", "brier_score")])  # fmt: skip
     said = [{"function": "remove_whitespace"}, {"function": "take_first"}]
     strict = [{"function": "regex", "regex_pattern": "#### (.*)"}, {"function": "take_first"}]
-    corpus = ("bleu", "chrf", "chrf++", "ter")
     write("say.yaml", include="_shared.yaml", task="say", output_type="generate_until", doc_to_target="{{second}}",
           generation_kwargs={"until": ["\n"], "max_gen_toks": 5},
-          filter_list=[{"name": "strict", "filter": strict}, {"name": "all", "filter": said}],
-          metric_list=[{"metric": "exact_match", "aggregation": "mean"}, *({"metric": name} for name in corpus)])  # fmt: skip
+          filter_list=[{"name": "all", "filter": said}, {"name": "strict", "filter": strict}],
+          metric_list=[{"metric": name} for name in ("exact_match", "bleu", "chrf", "chrf++", "ter")])  # fmt: skip
     write("text.yaml", include="_shared.yaml", task="text", output_type="loglikelihood_rolling", doc_to_text="",
-          doc_to_target="{{question}}", metric_list=[{"metric": name} for name in ("word_perplexity", "bits_per_byte")])  # fmt: skip
+          doc_to_target="{{question}}",
+          metric_list=[{"metric": "word_perplexity"}, {"metric": "bits_per_byte"}])  # fmt: skip
     (folder / "utils.py").write_text(FUNCTIONS, "utf-8")
     text = yaml.safe_dump({"include": "_shared.yaml", "task": "coded", "output_type": "generate_until"})
     text += "doc_to_target: '{{second}}'\ngeneration_kwargs: {until: ['\\n'], max_gen_toks: 5}\n"
@@ -78,7 +78,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tasks(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISABLE_MULTIPROC", "1")
-        patch.setattr("torch.utils.collect_env.get_pretty_env_info", lambda: "")  # half a minute
+        patch.setattr("torch.utils.collect_env.get_pretty_env_info", lambda: "")  # seconds
+        patch.setattr("lm_eval.models.dummy.DummyLM.tokenizer", None)  # which it looks for on the Hub
         tracker = EvaluationTracker(output_path=str(tmp_path_factory.mktemp("out")))
         found = simple_evaluate(
             model="dummy",
@@ -140,11 +141,10 @@ def test_every_value_is_the_file_s_own(results: Path, home: Path) -> None:
     assert {task for task, _ in scores} == {*OURS, "pick", "say", "text"} == set(run.tasks)
     for (task, metric), score in scores.items():
         name, _, filter_name = metric.partition(",")
-        key = f"{name},{filter_name or ('strict' if task == 'say' else 'none')}"
+        key = f"{name},{filter_name or ('all' if task == 'say' else 'none')}"
         assert score.value == theirs[task][key], metric
         assert score.n == score.n_planned == LIMIT and score.errors == 0
-    assert scores["say", "exact_match,all"].value == pytest.approx(5 / 8)
-    assert scores["say", "exact_match"].value == 0 and scores["say", "exact_match"].parse_failures == LIMIT
+    assert scores["say", "exact_match"].value == pytest.approx(5 / 8) and scores["say", "exact_match,strict"].value == 0
     assert [score.metric for score in run.scores() if score.primary] == [
         "acc",
         "em",
@@ -163,19 +163,20 @@ def test_what_is_not_sure_is_left_out_and_said(results: Path, home: Path) -> Non
     assert "pick: brier_score: the unit is not sure" in text
     assert "text: word_perplexity: the unit is not sure" in text
     assert "coded: f1, acc: the unit is not sure" in text
-    assert "say: chrf, ter, chrf,all, ter,all of single documents" in text
+    assert "say: chrf, ter, bleu,strict, chrf,strict, chrf++,strict, ter,strict of single documents" in text
     assert {metric for task, metric in scores if task == "pick"} == {"acc", "acc_norm", "acc_mutual_info"}
     units = {metric: score.unit for (_, metric), score in scores.items()}
     assert units["ter"] == units["chrf"] == "points" and units["bits_per_byte"] == "bits"
     assert not scores["say", "ter"].higher_is_better and scores["say", "bleu"].higher_is_better
 
 
-def test_a_share_in_per_cent_is_not_a_share(alone: Path, home: Path) -> None:
-    """The score alone may look like a share; the documents show that it is none."""
-    edit(alone, lambda content: content["results"]["pick"].update({"acc,none": 62.5}))
+def test_a_share_in_per_cent_is_not_a_share(results: Path, home: Path) -> None:
+    """The score alone may look like a share (here of a weak model); the documents show that it is none."""
+    edit(results, lambda content: content["results"]["coded"].update({"acc,none": 0.4}))
     said: list[str] = []
-    assert ("pick", "acc") not in scores_of(take_in(alone, said.append))
-    assert any("pick: acc" in line and "not sure" in line for line in said)
+    assert ("coded", "acc") not in scores_of(take_in(results, said.append))
+    samples_of(results, "coded").unlink()
+    assert ("coded", "acc") in scores_of(take_in(results, said.append))  # negative control: nothing tells
 
 
 def test_intervals_are_ours_where_documents_make_the_score(results: Path, home: Path) -> None:
@@ -186,7 +187,7 @@ def test_intervals_are_ours_where_documents_make_the_score(results: Path, home: 
     assert (score.value, score.ci_low, score.ci_high, score.method) == (own.value, own.low, own.high, "Wilson")
     clustered = scores_of(run)["mini_copa", "acc"]
     assert "clusters" in clustered.method
-    bleu = scores_of(run)["say", "bleu,all"]
+    bleu = scores_of(run)["say", "bleu"]
     assert bleu.signature and "version" in bleu.signature
 
 
@@ -194,10 +195,10 @@ def test_without_documents_the_standard_error_is_the_interval(alone: Path, home:
     theirs = json.loads(alone.read_text("utf-8"))["results"]
     scores = scores_of(take_in(alone, print))
     value, error = theirs["say"]["exact_match,all"], theirs["say"]["exact_match_stderr,all"]
-    score = scores["say", "exact_match,all"]
+    score = scores["say", "exact_match"]
     assert error > 0 and score.method == "lm-eval's standard error"
     assert score.ci_low == pytest.approx(value - 1.96 * error) and score.ci_high == min(1.0, value + 1.96 * error)
-    none = scores["say", "exact_match"]  # all wrong: an error of 0, which is no interval
+    none = scores["say", "exact_match,strict"]  # all wrong: an error of 0, which is no interval
     assert none.ci_low is None and none.method == "no interval: lm-eval's standard error is 0"
     assert "missing" in scores["mini_translate_en_et", "chrf++"].method
 
@@ -210,6 +211,16 @@ def test_chance_and_card_are_those_of_our_tasks_alone(results: Path, home: Path)
     assert run.manifest["tasks"]["mini_copa"]["publish_items"] and not run.manifest["tasks"]["pick"]["publish_items"]
 
 
+def test_prompts_through_a_chat_template_are_of_another_form(results: Path, home: Path) -> None:
+    run = take_in(results, print)
+    edit(results, lambda content: content.update(chat_template="{{ messages }}"))
+    chat = take_in(results, print)
+    assert {row["form"] for row in run.manifest["tasks"].values()} == {"completion"}
+    assert {row["form"] for row in chat.manifest["tasks"].values()} == {"chat"}
+    assert chat.manifest["model"]["fingerprint"] == run.manifest["model"]["fingerprint"]
+    assert chat.manifest["identity"]["plan"] != run.manifest["identity"]["plan"]
+
+
 def test_a_namesake_of_our_task_is_not_ours(results: Path, home: Path) -> None:
     edit(results, lambda content: content["configs"]["mini_copa"].update(doc_to_text="{{premise}} – {{relation}}"))
     run = take_in(results, print)
@@ -217,13 +228,21 @@ def test_a_namesake_of_our_task_is_not_ours(results: Path, home: Path) -> None:
     assert score.chance is None and "mini_copa" not in run.tasks
 
 
+def test_answers_in_which_lm_eval_s_filter_found_nothing_are_counted(results: Path, home: Path) -> None:
+    edit(results, lambda content: content["configs"]["say"]["filter_list"].reverse())
+    run = take_in(results, print)
+    score = scores_of(run)["say", "exact_match"]
+    assert score.value == 0 and score.parse_failures == LIMIT
+    assert all(sample.parse_failure and sample.answer == "[invalid]" for sample in run.samples("say"))
+
+
 def test_corpus_metrics_have_statistics_that_give_sacrebleu_s_score(results: Path, home: Path) -> None:
     run = take_in(results, print)
     samples = list(run.samples("say"))
     outputs, references = ["lol"] * LIMIT, [[sample.target for sample in samples]]
     bleu = sacrebleu.corpus_bleu(outputs, references).score
-    assert scores_of(run)["say", "bleu,all"].value == pytest.approx(bleu)
-    assert all(len(sample.values["bleu,all"]) == 10 and len(sample.values["chrf++,all"]) == 24 for sample in samples)
+    assert scores_of(run)["say", "bleu"].value == pytest.approx(bleu)
+    assert all(len(sample.values["bleu"]) == 10 and len(sample.values["chrf++"]) == 24 for sample in samples)
     assert not any(
         "ter" in name.split(",") or "chrf" in name.split(",") for sample in samples for name in sample.values
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from estbench import report
@@ -227,3 +228,31 @@ def _task(one: Verdict, row: TaskVerdict) -> dict[str, Any]:
         "reasons": list(row.reasons),
         "diagnosis": None if broken is None else {"kind": broken.kind, "sentence": broken.sentence},
     }
+
+
+def as_junit(verdicts: Sequence[Verdict]) -> str:
+    """A case for each blocking test: a regression fails, what was not evaluated is an error, undecided is skipped."""
+    from estbench.interchange.junit import Case, Note, junit
+
+    kinds = {"regression": "failure", "not evaluated": "error"}
+    cases = []
+    for one in verdicts:
+        for row in ([one.pool] if one.pool else []) + [row for row in one.tasks if row.blocking]:
+            text = sentence(row)
+            options: dict[str, Any] = {}
+            if row.status in kinds:
+                found = _diagnosis(one, row)
+                body = f"{one.candidate.id} against {one.baseline.id}"
+                options[kinds[row.status]] = Note(row.status, text, f"{body}\n{found.sentence}" if found else body)
+            elif row.status == "undecided":
+                options["skipped"] = f"undecided: {text}"
+            cases.append(Case(row.task, f"estbench.gate.{one.against}", 0.0, output=text, **options))
+    chief = worst(verdicts)
+    properties = {
+        "status": chief.status,
+        "policy": chief.policy.name,
+        "alpha": f"{chief.policy.alpha:.6g}",
+        "candidate": chief.candidate.id,
+        "baseline": chief.baseline.id,
+    }
+    return junit("estbench gate", cases, properties=properties, timestamp=datetime.now(UTC).isoformat())

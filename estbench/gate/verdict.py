@@ -302,7 +302,7 @@ def _verdict(row: Row, p: float, adjusted: float, rejected: bool, level: float, 
         status,
         p=p,
         p_adjusted=adjusted,
-        detectable=None if seen is None else max(row.scale * seen, row.margin),
+        detectable=max(row.scale * seen, row.margin) if seen else None,
         needed=needed,
     )
 

@@ -172,7 +172,7 @@ class TaskResults:
 
     def metric(self, name: str, filter_name: str) -> str:
         """`acc`, or `exact_match,flexible-extract` behind another filter than the first."""
-        return name if filter_name in ("none", self.first_filter) else f"{name},{filter_name}"
+        return name if filter_name == self.first_filter else f"{name},{filter_name}"
 
     @property
     def values(self) -> dict[str, tuple[Any, Any]]:
