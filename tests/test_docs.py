@@ -17,7 +17,10 @@ VERBS = {
     "data": ("list", "pull", "verify"),
     "tasks": ("list", "check"),
     "env": ("list", "install", "remove"),
+    "gate": ("run", "calibrate", "noise"),
+    "baseline": ("list", "set"),
 }
+IMPLIED = {"run"}  # verbs that nobody types
 
 
 def command_lines() -> list[str]:
@@ -37,6 +40,8 @@ def test_command_lines_of_readme_and_help_are_understood(line: str) -> None:
     words = [word for word in words if not word.startswith("@")]
     if name in VERBS:
         _, _, words = cli._verb(words, VERBS[name])
+    if name == "compare":
+        words = [word for word in words if "=" in word]  # beside the two runs
     settings = config.read(words, cli.COMMANDS[name].settings)
     assert settings is not None
 
@@ -44,7 +49,7 @@ def test_command_lines_of_readme_and_help_are_understood(line: str) -> None:
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_and_its_verbs_are_in_the_readme(name: str) -> None:
     assert f"`estbench {name} " in README
-    for verb in VERBS.get(name, ()):
+    for verb in {*VERBS.get(name, ())} - IMPLIED:
         assert re.search(rf"`estbench {name} [^`]*\b{verb}\b", README)
 
 

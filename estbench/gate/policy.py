@@ -121,7 +121,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> _Map:
         line = key_node.start_mark.line + 1
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
-            raise _Wrong(line, f"{key!r} is no word")
+            raise _Wrong(line, f"{_shown(key)} is no word")
         if key in found:
             raise _Wrong(line, f"{key} is there twice")
         found.lines[key] = line
@@ -231,9 +231,17 @@ def _alpha(content: _Map) -> float:
     return alarms / runs
 
 
+def _shown(value: Any) -> str:
+    """A value in a message: short, and without unfolding what aliases made of it."""
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 def _number(value: Any, line: int, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _Wrong(line, f"{value!r} is no number")
+        raise _Wrong(line, f"{_shown(value)} is no number")
     if not least <= value <= most:
         raise _Wrong(
             line, f"{value} is not from {least:g} to {most:g}" if most < math.inf else f"{value} is below {least:g}"
@@ -243,26 +251,26 @@ def _number(value: Any, line: int, least: float, most: float) -> float:
 
 def _count(value: Any, line: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _Wrong(line, f"{value!r} is no whole number from 1")
+        raise _Wrong(line, f"{_shown(value)} is no whole number from 1")
     return value
 
 
 def _truth(value: Any, line: int) -> bool:
     if not isinstance(value, bool):
-        raise _Wrong(line, f"{value!r} is neither true nor false")
+        raise _Wrong(line, f"{_shown(value)} is neither true nor false")
     return value
 
 
 def _word(value: Any, line: int) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _Wrong(line, f"{value!r} is no text")
+        raise _Wrong(line, f"{_shown(value)} is no text")
     return value.strip()
 
 
 def _words(value: Any, line: int) -> list[str]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list) or not parts:
-        raise _Wrong(line, f"{value!r} is no list of names")
+        raise _Wrong(line, f"{_shown(value)} is no list of names")
     return [_word(part, line) for part in parts]
 
 
@@ -305,7 +313,7 @@ def _reference(value: Any, line: int) -> Reference:
 
 def _inner(value: Any, line: int, keys: tuple[str, ...]) -> _Map:
     if not isinstance(value, _Map):
-        raise _Wrong(line, f"{value!r} is not keys and values ({', '.join(keys)})")
+        raise _Wrong(line, f"{_shown(value)} is not keys and values ({', '.join(keys)})")
     _known(value, keys)
     return value
 
@@ -334,7 +342,7 @@ def _tasks(content: _Map) -> tuple[tuple[str, ...], dict[str, Rule]]:
 
 def _inner_any(value: Any, line: int) -> _Map:
     if not isinstance(value, _Map):
-        raise _Wrong(line, f"{value!r} is not a value for each task")
+        raise _Wrong(line, f"{_shown(value)} is not a value for each task")
     return value
 
 

@@ -24,6 +24,7 @@ from estbench.stats.resampling import resampled_sums
 
 Floats = NDArray[np.float64]
 Clusters = Sequence[Hashable] | None
+ADDED = 0.7  # of a cluster's size: see `proportion_interval`
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,9 @@ def proportion_interval(values: ArrayLike, clusters: Clusters = None) -> Interva
 
     With clusters the sample size is n / deff and the quantile is t with G - 1 (Korn & Graubard 1998 for the effective
     sample size; Wilson's form of it in Dean & Pagano 2015 and Franco et al. 2019). deff is the clustered variance over
-    p(1 - p)/n, at least 1. It is estimated with two half-sized clusters added, one all right and one all wrong
-    (Jeffreys' prior for clusters): without them a few rare answers in few clusters look more certain than they are.
+    p(1 - p)/n, at least 1. It is estimated with two clusters added, one all right and one all wrong, as Jeffreys' prior
+    does for documents: without them a few rare answers in few clusters look more certain than they are. Their size,
+    0.7 of a cluster, keeps the simulated coverage at 93 % and more from 20 clusters and p = 0.05 up (0.5 gives 92 %).
     Where all values are equal each cluster counts as one document.
     """
     numbers, codes, count = _checked(values, clusters)
@@ -150,11 +152,11 @@ def _clustered_variance(numbers: Floats, codes: NDArray[np.intp], count: int) ->
 
 
 def _design_effect(numbers: Floats, codes: NDArray[np.intp], count: int) -> float:
-    """The clustered variance of a proportion over that of independent documents, with the added half clusters."""
-    half = len(numbers) / count / 2
-    total = len(numbers) + 2 * half
-    p = (numbers.sum() + half) / total
-    squares = (np.bincount(codes, numbers - p, minlength=count) ** 2).sum() + half**2 * (p**2 + (1 - p) ** 2)
+    """The clustered variance of a proportion over that of independent documents, with the two added clusters."""
+    size = ADDED * len(numbers) / count
+    total = len(numbers) + 2 * size
+    p = (numbers.sum() + size) / total
+    squares = (np.bincount(codes, numbers - p, minlength=count) ** 2).sum() + size**2 * (p**2 + (1 - p) ** 2)
     return float(count / (count - 1) * squares / total / (p * (1 - p)))
 
 

@@ -38,7 +38,7 @@ def demo_run(home: Path) -> str:
 
 @pytest.fixture(scope="module")
 def noisy(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with Gaussian noise of 12 % of each tensor's spread on its weights."""
+    """The demo model with Gaussian noise of 20 % of each tensor's spread on its weights."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -46,7 +46,7 @@ def noisy(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = torch.Generator().manual_seed(0)
     tensors = load_file(folder / "model.safetensors")
     for tensor in tensors.values():
-        tensor += 0.12 * tensor.std() * torch.randn(tensor.shape, generator=generator)
+        tensor += 0.2 * tensor.std() * torch.randn(tensor.shape, generator=generator)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
