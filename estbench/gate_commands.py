@@ -156,5 +156,19 @@ def baseline_list(settings: BaselineSettings, names: list[str]) -> int:
     return 0
 
 
-GATE: dict[str, Callable[[GateSettings], int]] = {"run": gate}
+def calibrate(settings: GateSettings) -> int:
+    """How this policy behaves on these tasks."""
+    from estbench.gate import calibration
+
+    return calibration.command(settings)
+
+
+def noise(settings: GateSettings) -> int:
+    """How much scores move from one checkpoint to the next."""
+    from estbench.gate import noise as of_steps
+
+    return of_steps.command(settings)
+
+
+GATE: dict[str, Callable[[GateSettings], int]] = {"run": gate, "calibrate": calibrate, "noise": noise}
 BASELINE: dict[str, Callable[[BaselineSettings, list[str]], int]] = {"set": baseline_set, "list": baseline_list}

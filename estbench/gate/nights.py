@@ -10,8 +10,8 @@ probability ½, so that neither is better and the two disagree as much as the re
 with replacement. Units that several tasks share (both directions of a translation set) are drawn and swapped together.
 
 A fall: of 0/1 metrics and means, documents of the candidate get the worst possible value at random; of corpus metrics,
-they get the statistics of documents that are among the worst tenth. So many that the expected fall is the one asked for:
-a part of the documents breaks, which is harder to see than a little everywhere.
+they get the statistics of documents that are among the worst tenth. So many that the expected fall is the one that is
+asked for: a part of the documents breaks, which is harder to see than a little everywhere.
 """
 
 from __future__ import annotations
@@ -62,6 +62,12 @@ class Part:
     order: Places  # its documents, unit by unit
     starts: Places  # of every unit of the pair, in `order`
     sizes: Places  # of every unit of the pair
+
+    @property
+    def differing(self) -> float:
+        """The share of documents whose results differ."""
+        unequal = self.sides[0] != self.sides[1]
+        return float((unequal.any(axis=1) if unequal.ndim > 1 else unequal).mean())
 
     def drawn(self, draw: Places, swaps: Places) -> tuple[Floats, Floats, Places]:
         """Candidate, baseline and unit of each document of a night. draw: of each unit of the pair, which one stands
@@ -245,8 +251,8 @@ def _worst_value(sides: Floats, low: float, high: float, higher: bool) -> Floats
 
 def _worst_statistics(sides: Floats, combine: Callable[[Any], Floats], higher: bool) -> Floats:
     """Those of the tenth of both runs' documents without which the score would be best."""
-    gains = np.concatenate([leave_one_out(rows, combine) for rows in sides]) * (1 if higher else -1)
     rows = np.concatenate(list(sides))
+    gains = leave_one_out(rows, combine) * (1 if higher else -1)
     return np.asarray(rows[np.argsort(gains, kind="stable")[: max(1, round(WORST * len(rows)))]])
 
 

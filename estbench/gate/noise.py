@@ -14,7 +14,7 @@ import glob
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from estbench import evidence, report
-from estbench.compare import compare_task
+from estbench.compare import compare_task, problems
 from estbench.errors import ConfigError
 from estbench.evidence import Evidence
 from estbench.gate import sources
 from estbench.gate.policy import Policy
-from estbench.gate.verdict import obstacles
 from estbench.home import home
 from estbench.runs import Run
 from estbench.series import PATTERN, natural
@@ -65,15 +64,16 @@ def of_series(runs: Sequence[Evidence], policy: Policy) -> list[TaskNoise]:
         raise ConfigError(
             f"Noise from step to step needs at least {LEAST} checkpoints of one training, not {len(runs)}."
         )
-    names = [run.name for run in runs]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    called = [run.name for run in runs]
+    if twice := next((name for name in called if called.count(name) > 1), None):
         raise ConfigError(f"{twice} is there twice: name each checkpoint's run once, by its id.")
-    rules = {task: replace(rule, blocking=True) for task, rule in policy.rules.items()}
+    names = policy.tasks or tuple(runs[0].tasks)
     for before, after in pairwise(runs):
-        fatal, _ = obstacles(replace(policy, rules=rules), after, before)
-        if fatal:
+        both = [task for task in names if task in before.tasks and task in after.tasks]
+        found = problems(after, before, both, least_overlap=policy.minimum_overlap)
+        if fatal := [problem for problem in found if problem.kind not in policy.allow]:
             raise sources.refusal(before, after, fatal)
-    return [_of_task(runs, task, policy) for task in policy.tasks or runs[0].tasks]
+    return [_of_task(runs, task, policy) for task in names]
 
 
 def _of_task(runs: Sequence[Evidence], task: str, policy: Policy) -> TaskNoise:
@@ -105,8 +105,8 @@ def policy_lines(rows: Sequence[TaskNoise]) -> str:
 
 def as_text(rows: Sequence[TaskNoise], names: Sequence[str]) -> str:
     """For a terminal. names: of the checkpoints, in order."""
-    columns = {"task": "task", "metric": "metric", "scores": "first → last", "noise": ">noise", "excess": ">beyond documents",
-               "snr": ">signal/noise", "note": ""}  # fmt: skip
+    columns = {"task": "task", "metric": "metric", "scores": "first → last", "noise": ">noise"}
+    columns |= {"excess": ">beyond documents", "snr": ">signal/noise", "note": ""}
     lines = [
         f"{len(names)} checkpoints: {', '.join(names)}",
         "",
@@ -114,8 +114,8 @@ def as_text(rows: Sequence[TaskNoise], names: Sequence[str]) -> str:
         "",
     ]
     lines += [
-        "Noise: standard deviation of a checkpoint around its trend, in points (or bits); beyond documents: the part that",
-        "other documents would not change. Signal/noise: about 1 to 2 where a task does not follow training at all.",
+        "Noise: standard deviation of a checkpoint around its trend, in points (or bits). Beyond documents: the part of it",
+        "that is there on any documents. Signal/noise: about 1 to 2 where a task does not follow training at all.",
     ]
     ready = policy_lines(rows)
     lines += (

@@ -56,7 +56,7 @@ judge() {
             [ -n "$text" ] || text=$(grep -v '^[[:space:]]*$' "$messages" | tail -n 1)
             [ -n "$text" ] || text='estbench said nothing.'
             case $code in
-                126 | 127) text="${command[0]} can't be started: is estbench installed? ($text)" code=2 ;;
+                126 | 127) text="${command[0]} can't be started (${text##*: }): is estbench installed?" code=2 ;;
                 2 | 4) ;;
                 *) text="No verdict, exit code $code. $text" code=4 ;;
             esac
@@ -100,7 +100,7 @@ if [ "$status" != error ] && [ -s "$markdown" ]; then
     cat "$markdown" >>"$GITHUB_STEP_SUMMARY"
 else
     # Four spaces make it a block of code: nothing in it is markup.
-    { printf '### estbench gate: %s\n\n' "$status" && sed 's/^/    /' <<<"$text"; } >>"$GITHUB_STEP_SUMMARY"
+    printf '### estbench gate: %s\n\n    %s\n' "$status" "${text//$'\n'/$'\n    '}" >>"$GITHUB_STEP_SUMMARY"
 fi
 case $status in
     pass) ;;

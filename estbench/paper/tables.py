@@ -1,33 +1,29 @@
-"""The table of a paper: models × tasks with intervals, and in bold all that can't be told from the best.
+"""Models × tasks: which score each has, what a reader has to know of it, and whether it can be told from the best.
 
-    found = table([evidence.load("demo-3f"), evidence.load("demo-base-9c")], ["mini_copa"], reference="estllm")
-    print(as_latex(found))        or as_markdown, as_csv; as_json is data
+    found = table(runs, ["mini_copa"], reference="estllm")
+    found.columns[0].cells[1].bold, .p_adjusted, .notes
 
 In each task every model is compared with the best one, document by document, two-sided at 5 %. Which one is the best is
 found in the same data, so that all pairs of models were looked at: p-values are Holm's for all pairs, and of equal
 models one is called worse in at most 5 % of the columns. Models that were asked otherwise, or by another engine, are
-neither tested nor bold, and a footnote says why; where models fall into several camps, the largest is tested. Published
-figures stand below, in grey, and are never compared with ours.
+neither tested nor bold, and a note says why; where models fall into several camps, the largest is tested.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from estbench import paper_latex, paper_methods, references, report, stats
+from estbench import references, report, stats
 from estbench.compare import compare_task, problems
 from estbench.errors import ConfigError, StoreError, did_you_mean
 from estbench.evidence import Evidence
-from estbench.paper_latex import Line, Page, Shown, Source, plain
+from estbench.paper.latex import Source, source
 from estbench.references import Reference
 from estbench.registry import Registry
 from estbench.runs import Score
@@ -36,35 +32,7 @@ from estbench.stats import Difference
 from estbench.stats.ranks import TaskValues
 
 ALPHA = 0.05
-MANY = 0.1  # share of answers in which none was found that is worth a footnote
-DASH = "–"
-CSV_COLUMNS = {
-    "kind": "run, or published: a figure of others",
-    "model": "the row's label",
-    "run": "the run's id; empty where published",
-    "task": "",
-    "metric": "the task's primary metric, or what the others published",
-    "unit": "proportion (0 to 1), points (0 to 100) or bits; of value, bounds, chance and difference",
-    "higher_is_better": "",
-    "value": "empty: missing, see notes",
-    "ci_low": "95 % interval",
-    "ci_high": "",
-    "method": "how the interval was made",
-    "n": "documents that the value is made of",
-    "n_planned": "documents that were asked",
-    "chance": "what guessing gives",
-    "parse_failures": "answers in which none was found; wrong",
-    "errors": "documents without a response; missing",
-    "shots": "",
-    "form": "completion or chat",
-    "bold": "can't be told from the best of the task",
-    "difference": "best model less this one on the documents of both, above 0 where the best is better",
-    "p": "two-sided",
-    "p_adjusted": "Holm, all pairs of models of the task",
-    "test": "",
-    "notes": "what the table's footnotes say",
-}
-MARKUP = re.compile(r"[\\`*\[\]<>|&~$]|(?<![^\W_])_|_(?![^\W_])")
+MANY = 0.1  # share of answers in which none was found that is worth a note
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,220 +321,3 @@ def _published(source: str, tasks: Sequence[str]) -> list[Published]:
 def _source(name: str) -> Source:
     about = references.sources()[name]
     return Source(f"published-{name}", about["title"], note=f"{about['source']}; looked up {about['checked']}")
-
-
-# --- the page ---------------------------------------------------------------------------------------------------------
-
-
-def page(found: Table) -> Page:
-    """The table as lines of text, with its footnotes in the order in which they are met."""
-    letters: dict[str, str] = {}
-
-    def marks(notes: Sequence[str]) -> tuple[str, ...]:
-        return tuple(letters.setdefault(note, _letter(len(letters))) for note in notes)
-
-    lines = [*_head(found, marks)]
-    for at, label in enumerate(found.labels):
-        cells = [_shown(column.cells[at], marks) for column in found.columns]
-        if found.mean:
-            cells.append(Shown(_number(found.mean.values[at], "points"), marks=marks(found.mean.notes[at])))
-        lines.append(Line("run", label, tuple(cells), marks(_about(found.runs[at]))))
-    before = None
-    for row in found.published:
-        if row.source != before:
-            lines.append(Line("source", f"published: {references.sources()[row.source]['title']}"))
-        before = row.source
-        figures = [_figure(row.figures.get(column.task), column, marks) for column in found.columns]
-        lines.append(Line("published", row.model, (*figures, *[Shown("")] * bool(found.mean))))
-    return Page(
-        caption=_caption(found),
-        groups=(*(column.skill for column in found.columns), *[""] * bool(found.mean)),
-        lines=tuple(lines),
-        footnotes={letter: note for note, letter in letters.items()},
-        methods=paper_methods.paragraph(found),
-        cited=tuple((task, source.key) for task, source in found.cited.items()),
-        sources=tuple(dict.fromkeys([*found.cited.values(), *found.sources])),
-    )
-
-
-def _head(found: Table, marks: Callable[[Sequence[str]], tuple[str, ...]]) -> Iterator[Line]:
-    mean = []
-    if found.mean:
-        over = f"chance-corrected, over {len(found.mean.tasks)} of {len(found.columns)} tasks; see the methods"
-        mean = [Shown("mean", marks=marks([over]))]
-    yield Line("head", "model", (*(Shown(column.task) for column in found.columns), *mean))
-    facts: dict[str, Callable[[Column], str]] = {
-        "metric": lambda column: column.metric + " ↓" * (not column.higher_is_better) + ", bits" * (column.unit == "bits"),
-        "n": lambda column: f"{column.n:,}",
-        "shots": lambda column: DASH if column.shots is None else str(column.shots),
-        "form": lambda column: column.form or DASH,
-        "chance": lambda column: _number(column.chance, column.unit),
-    }
-    for name, fact in facts.items():
-        cells = [Shown(fact(column)) for column in found.columns]
-        yield Line("fact", name, (*cells, *[Shown("0.0" if name == "chance" else "")] * bool(found.mean)))
-
-
-def _letter(at: int) -> str:
-    """a … z, aa, ab …"""
-    return (_letter(at // 26 - 1) if at >= 26 else "") + chr(ord("a") + at % 26)
-
-
-def _about(run: Evidence) -> list[str]:
-    engine = run.manifest["engine"]
-    if "unverified" not in (engine.get("weights"), run.manifest["model"].get("weights")):
-        return []
-    return ["weights unverified" + (f", observed {engine['observed']}" if engine.get("observed") else "")]
-
-
-def _number(value: float | None, unit: str) -> str:
-    return report.number(value, unit).replace("-", "−")
-
-
-def _shown(cell: Cell, marks: Callable[[Sequence[str]], tuple[str, ...]]) -> Shown:
-    if cell.score is None:
-        return Shown(DASH, marks=marks(cell.notes))
-    return Shown(_number(cell.value, cell.score.unit), _spread(cell.score), marks(cell.notes), cell.bold)
-
-
-def _spread(score: Score) -> str:
-    """±5.5 where both sides are alike as shown, else 47.3–58.2."""
-    if score.value is None or score.ci_low is None or score.ci_high is None:
-        return ""
-    sides = [_number(side, score.unit) for side in (score.value - score.ci_low, score.ci_high - score.value)]
-    if sides[0] == sides[1]:
-        return f"±{sides[0]}"
-    low, high = _number(score.ci_low, score.unit), _number(score.ci_high, score.unit)
-    return f"{low}{' to ' if '−' in low else '–'}{high}"
-
-
-def _figure(figure: Reference | None, column: Column, marks: Callable[[Sequence[str]], tuple[str, ...]]) -> Shown:
-    if figure is None:
-        return Shown("")
-    unit = references.sources()[figure.source]["unit"]
-    notes = [f"published metric: {figure.metric}"] * (figure.metric != column.metric) + [figure.note] * bool(figure.note)
-    spread = "" if figure.plus_minus is None else f"±{_number(figure.plus_minus, unit)}"
-    return Shown(_number(figure.value, unit), spread, marks(notes))
-
-
-def _caption(found: Table) -> str:
-    units = {column.unit for column in found.columns}
-    bold = any(cell.bold for column in found.columns for cell in column.cells)
-    parts = ["Scores in points" + (" (bits where marked)" if "bits" in units else "") + " with 95 % intervals"]
-    parts += ["lower is better where marked ↓"] * any(not column.higher_is_better for column in found.columns)
-    parts += ["bold: can't be told from the best of the column"] * bold
-    parts += ["grey: published by others, with other prompts and data samples, not paired"] * bool(found.published)
-    return "; ".join(parts) + "."
-
-
-# --- what is written --------------------------------------------------------------------------------------------------
-
-
-def as_latex(found: Table) -> str:
-    r"""A fragment for \input: table, methods, and behind \endinput the sources as BibTeX."""
-    return paper_latex.latex(page(found))
-
-
-def as_markdown(found: Table) -> str:
-    """A table with its footnotes, the methods, and the sources as BibTeX; no HTML."""
-    whole = page(found)
-    lines = [_markdown(whole.caption), ""]
-    width = len(whole.groups)
-    for line in whole.lines:
-        style = "*" if line.kind in ("source", "published") else ""
-        label = f"{style}{_markdown(line.label)}{style}" + _brackets(line.marks)
-        cells = line.cells or (Shown(""),) * width
-        lines.append("| " + " | ".join([label, *(_markdown_cell(cell, style) for cell in cells)]) + " |")
-        if line.kind == "head":
-            lines.append("|---|" + "---:|" * width)
-    lines += ["", *(f"- \\[{letter}] {_markdown(note)}" for letter, note in whole.footnotes.items())]
-    lines += ["", f"**Methods.** {_markdown(whole.methods)}", ""]
-    if whole.sources:
-        lines += ["```bibtex", *map(paper_latex.bibtex, whole.sources), "```"]
-    return "\n".join(lines)
-
-
-def _markdown_cell(cell: Shown, style: str) -> str:
-    value = f"**{_markdown(cell.value)}**" if cell.bold else _markdown(cell.value)
-    text = " ".join(part for part in (value, cell.spread) if part)
-    return (f"{style}{text}{style}" if text else "") + _brackets(cell.marks)
-
-
-def _brackets(marks: Sequence[str]) -> str:
-    return f" \\[{','.join(marks)}]" if marks else ""
-
-
-def _markdown(text: str) -> str:
-    """Text without any markup in it: no emphasis, cell, link, code, formula or HTML; nobody is called by name."""
-    return MARKUP.sub(lambda sign: f"\\{sign[0]}", plain(text)).replace("@", "&#64;")
-
-
-def as_csv(found: Table) -> str:
-    """A row a model and task, numbers unrounded (`CSV_COLUMNS` says what they are). Text that a spreadsheet could take
-    for a formula begins with an apostrophe."""
-    text = io.StringIO()
-    rows = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
-    rows.writeheader()
-    for row in [*_records(found), *_figures(found)]:
-        rows.writerow({key: _plain_cell(row.get(key)) for key in CSV_COLUMNS})
-    return text.getvalue().rstrip("\n")
-
-
-def _plain_cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = plain("; ".join(value) if isinstance(value, list) else value) if isinstance(value, list | str) else value
-    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@")) else text
-
-
-def _records(found: Table) -> Iterator[dict[str, Any]]:
-    """A row a model and task."""
-    for column in found.columns:
-        facts = {"task": column.task, "metric": column.metric, "shots": column.shots, "form": column.form}
-        for run, label, cell in zip(found.runs, found.labels, column.cells, strict=True):
-            card = run.tasks.get(column.task, {})
-            own = {key: card.get(key) for key in ("shots", "form")}
-            score = {} if cell.score is None else asdict(cell.score)
-            tests = {key: getattr(cell, key) for key in ("bold", "difference", "p", "p_adjusted", "test")}
-            kept = {key: score.get(key) for key in CSV_COLUMNS if key not in (*facts, *tests)}
-            about = {"kind": "run", "model": label, "run": run.id, "notes": list(cell.notes)}
-            yield {**kept, **facts, **own, **tests, **about}
-
-
-def _figures(found: Table) -> Iterator[dict[str, Any]]:
-    """A row a published figure, in its source's unit."""
-    for row in found.published:
-        unit = references.sources()[row.source]["unit"]
-        for task, figure in row.figures.items():
-            notes = [f"source: {row.source}", *[figure.note] * bool(figure.note)]
-            half = figure.plus_minus
-            ends = {} if half is None else {"ci_low": figure.value - half, "ci_high": figure.value + half}
-            about = {"kind": "published", "model": row.model, "task": task, "unit": unit, "notes": notes}
-            yield {**about, "metric": figure.metric, "value": figure.value, **ends}
-
-
-def as_json(found: Table) -> dict[str, Any]:
-    """The same as data: runs, tasks, a row a model and task, the mean, published figures, methods and sources."""
-    whole = page(found)
-    runs = [
-        {"model": label, "run": run.id, "notes": _about(run), "identity": run.manifest["identity"]}
-        | {key: run.manifest["engine"].get(key) for key in ("engine", "dtype")}
-        for run, label in zip(found.runs, found.labels, strict=True)
-    ]
-    tasks = []
-    for column in found.columns:
-        row = {key: value for key, value in _plain_fields(column).items() if key not in ("cells", "best")}
-        best = None if column.best is None else found.labels[column.best]
-        source = found.cited.get(column.task)
-        tasks.append(row | {"best": best, "source": source.key if source else None})
-    mean = asdict(found.mean) | {"models": list(found.labels)} if found.mean else None
-    return {
-        "runs": runs,
-        "tasks": tasks,
-        "scores": list(_records(found)),
-        "mean": mean,
-        "published": list(_figures(found)),
-        "caption": whole.caption,
-        "methods": whole.methods,
-        "bibtex": [paper_latex.bibtex(source) for source in whole.sources],
-    }
