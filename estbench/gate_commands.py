@@ -25,9 +25,9 @@ MODEL_KEYS = ("engine", "engine_options", "data", "limit")
 
 def gate(settings: GateSettings) -> int:
     """Decide on a candidate; the exit code is the verdict."""
-    from estbench.gate import looks, reports
+    from estbench.gate import looks, policy, reports
 
-    rules = _read_policy(settings.policy)
+    rules = policy.read(settings.policy)
     files = [_target(name) for name in (settings.junit, settings.markdown)]
     if settings.model and settings.candidate:
         raise ConfigError("candidate= and model= say the same: keep one.")
@@ -51,15 +51,6 @@ def gate(settings: GateSettings) -> int:
     else:
         print(report.as_json(reports.as_json(verdicts) | extra))
     return reports.worst(verdicts).exit_code
-
-
-def _read_policy(word: str) -> Policy:
-    from estbench.gate import policy
-
-    if not word:
-        names = ", ".join(policy.shipped())
-        raise ConfigError(f"policy= is missing: a file, or one of {names} that come with estbench.")
-    return policy.read(word)
 
 
 def _baselines(settings: GateSettings, rules: Policy) -> list[tuple[str, str]]:

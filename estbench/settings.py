@@ -160,15 +160,15 @@ class ReportSettings:
 class GateSettings:
     """What `estbench gate` can be told."""
 
+    policy: str = option("a policy file, or core, core_base, checkpoint, mini")
     candidate: str | None = option("a run (id or folder), or a model that is evaluated now", None)
     model: str | None = option("a model to evaluate and decide on, look by look (with budget=)", None)
     baseline: str | None = option("a run, a baseline (file, name or URL) or a model; default is the policy's", None)
-    policy: str = option("a policy file, or core, core_base, checkpoint, mini", "")
     budget: str | None = option("model=: at most so many documents (5000), or minutes (30m)", None)
     runs: str | None = option("calibrate, noise: runs with commas or patterns", None)
     simulations: int = option("calibrate: simulated nights", 1000, least=100)
     svg: str | None = option("calibrate: write the power curve to this file", None)
-    engine: str = option("of a model: what computes", "", choices=("", *config.ENGINES))
+    engine: str | None = option("of a model: what computes", None, choices=config.ENGINES)
     engine_options: dict[str, str] = option("engine.KEY=VALUE, as for eval", dict)  # noqa: RUF009
     data: str | None = option("of a model: folder with offline copies of the data sets; samples: ours", None)
     limit: int | None = option("of a model: at most N documents a task, by hash order", None, least=1)

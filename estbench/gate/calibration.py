@@ -65,6 +65,7 @@ class Curve:
     task: str
     unit: str  # "points" or "bits"
     margin: float  # in that unit; of the pool where all fall
+    differing: float | None  # share of documents on which the two runs differ; None where all fall
     shares: tuple[tuple[float, float], ...]  # (fall in points or hundredths of a bit, share of nights), growing falls
 
     @property
@@ -116,7 +117,7 @@ class _Tally:
     found: Counter[tuple[str, float]] = field(default_factory=Counter)  # (task, fall) -> nights that fail
     tried: Counter[tuple[str, float]] = field(default_factory=Counter)
     too_far: set[tuple[str, float]] = field(default_factory=set)
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, list[Part]] = field(default_factory=dict)  # task -> of each pair
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -143,7 +144,8 @@ def calibrate(
     for number, (a, b) in enumerate(pairs):
         pair = read(policy, a, b, np.random.default_rng((seed, 0)) if sibling else None)
         tally.left_out |= pair.left_out
-        tally.parts |= {part.task: part for part in pair.parts}
+        for part in pair.parts:
+            tally.parts.setdefault(part.task, []).append(part)
         for night in range(number, simulations, len(pairs)):
             _simulate(tally, policy, pair, alpha, np.random.default_rng((seed, 1, night)),
                       nominals if night < simulations // PART else None)  # fmt: skip
@@ -229,14 +231,17 @@ def _as_fall(margin: float, unit: str) -> float:
 def _summed(
     tally: _Tally, policy: Policy, alpha: float, runs: Sequence[Evidence], sibling: bool, nights: int
 ) -> Calibration:
-    parts = list(tally.parts.values())
-    about = {part.task: (part.margin, part.unit) for part in parts}
-    about |= {TOGETHER: _of_pool(policy, parts)} if len(parts) > 1 else {}
+    about: dict[str, tuple[float, str, float | None]] = {
+        task: (parts[0].margin, parts[0].unit, float(np.mean([part.differing for part in parts])))
+        for task, parts in tally.parts.items()
+    }
+    if len(about) > 1:
+        about[TOGETHER] = (*_of_pool(policy, [parts[0] for parts in tally.parts.values()]), None)
     curves = []
-    for name, (margin, unit) in about.items():
+    for name, (margin, unit, differing) in about.items():
         falls = sorted(fall for task, fall in tally.tried if task == name and (task, fall) not in tally.too_far)
         shares = tuple((fall, tally.found[name, fall] / tally.tried[name, fall]) for fall in falls)
-        curves.append(Curve(name, unit, margin, shares))
+        curves.append(Curve(name, unit, margin, differing, shares))
     looked = len(tally.seen)
     return Calibration(
         policy=policy.name,
@@ -262,20 +267,25 @@ def as_text(found: Calibration) -> str:
         rows.append(_cells("regression, look by look", found.sequential))
     columns = {"verdict": "verdict", "share": ">nights", "interval": "95 % interval", "of": ">of"}
     rate = found.outcomes["regression"]
-    said = "as promised" if found.kept else "MORE than promised"
     lines = [head, "", report.listing(rows, columns), ""]
     lines += [
-        f"False alarms: {_per_cent(rate.share)} of nights, and {_per_cent(found.alpha)} at most are promised: {said}."
+        f"False alarms in {_per_cent(rate.share)} of nights. At most {_per_cent(found.alpha)} are promised: "
+        f"{'kept' if found.kept else 'NOT kept'}."
     ]
     if found.seen is not None:
         lines += [f"Look by look, equal models are decided after {100 * found.seen:.0f} % of documents on average."]
-    lines += ["", f"Nights of {found.nights_of_falls:,} that fail when a task has fallen (points; in tasks of bits, "
-              "hundredths of a bit):", "", _table(found.curves)]  # fmt: skip
+    lines += [
+        "",
+        f"Share of {found.nights_of_falls:,} nights that fail when a task has fallen by so many points (tasks of bits: "
+        "hundredths of a bit):",
+        "",
+        _table(found.curves),
+    ]
     return "\n".join([*lines, *(f"{task} is not simulated: {why}" for task, why in found.left_out.items())])
 
 
 def _table(curves: Sequence[Curve]) -> str:
-    columns = {"task": "task", "margin": ">margin", "at": ">at it"}
+    columns = {"task": "task", "differing": ">differ", "margin": ">margin", "at": ">at it"}
     columns |= {f"{fall:g}": f">{fall:g}" for fall in (0.0, *FALLS)} | {"found": ">80 % at"}
     rows = []
     for curve in curves:
@@ -283,6 +293,7 @@ def _table(curves: Sequence[Curve]) -> str:
         for key, fall in [("at", curve.margin_as_fall), *((f"{fall:g}", fall) for fall in (0.0, *FALLS))]:
             share = curve.at(fall)
             row[key] = "–" if share is None else f"{100 * share:.0f} %"
+        row["differing"] = "" if curve.differing is None else f"{100 * curve.differing:.0f} %"
         row["found"] = "–" if curve.detectable is None else f"{curve.detectable:.1f}"
         rows.append(row)
     return report.listing(rows, columns)

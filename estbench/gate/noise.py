@@ -114,7 +114,7 @@ def as_text(rows: Sequence[TaskNoise], names: Sequence[str]) -> str:
         "",
     ]
     lines += [
-        "Noise: standard deviation of a checkpoint around its trend, in points (or bits). Beyond documents: the part of it",
+        "Noise: standard deviation of a checkpoint around its trend, in points (or bits). Beyond documents: the part",
         "that is there on any documents. Signal/noise: about 1 to 2 where a task does not follow training at all.",
     ]
     ready = policy_lines(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from estbench import references
@@ -87,15 +87,19 @@ def _figures(found: Table) -> Iterator[dict[str, Any]]:
 
 def as_json(found: Table) -> dict[str, Any]:
     """The same as data: runs, tasks, a row a model and task, the mean, published figures, methods and sources."""
-    whole = page(found)
+    whole = pages.page(found)
     runs = [
-        {"model": label, "run": run.id, "notes": _about(run), "identity": run.manifest["identity"]}
+        {"model": label, "run": run.id, "notes": list(pages.about(run)), "identity": run.manifest["identity"]}
         | {key: run.manifest["engine"].get(key) for key in ("engine", "dtype")}
         for run, label in zip(found.runs, found.labels, strict=True)
     ]
     tasks = []
     for column in found.columns:
-        row = {key: value for key, value in _plain_fields(column).items() if key not in ("cells", "best")}
+        row = {
+            key: value
+            for key, value in {field.name: getattr(column, field.name) for field in fields(column)}.items()
+            if key not in ("cells", "best")
+        }
         best = None if column.best is None else found.labels[column.best]
         source = found.cited.get(column.task)
         tasks.append(row | {"best": best, "source": source.key if source else None})
@@ -108,5 +112,5 @@ def as_json(found: Table) -> dict[str, Any]:
         "published": list(_figures(found)),
         "caption": whole.caption,
         "methods": whole.methods,
-        "bibtex": [paper_latex.bibtex(source) for source in whole.sources],
+        "bibtex": [latex.bibtex(source) for source in whole.sources],
     }

@@ -148,7 +148,10 @@ def latex(page: Page) -> str:
         rf"\caption{{{tex(page.caption)}}}",
         r"\label{tab:estbench}",
         "\n\\par\\medskip\n".join(tables),
-        *([rf"\par\smallskip\begin{{minipage}}{{\linewidth}}\scriptsize {'; '.join(notes)}.\end{{minipage}}"] * bool(notes)),
+        *(
+            [rf"\par\smallskip\begin{{minipage}}{{\linewidth}}\scriptsize {'; '.join(notes)}.\end{{minipage}}"]
+            * bool(notes)
+        ),
         r"\end{table*}",
         "",
         r"\paragraph{Methods.} " + tex(page.methods),

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 from estbench import references
 from estbench.errors import StoreError
 from estbench.evidence import Evidence
-from estbench.stats import Difference
 
 if TYPE_CHECKING:
     from estbench.paper.tables import Table
 
 LIBRARIES = ("torch", "transformers", "vllm")
-SCORED = "by the log-likelihood of given texts"
 UNKNOWN = "not recorded in what was read"
 CLUSTERED = re.compile(r", [\d,]+ clusters.*")
 
@@ -43,7 +41,9 @@ def _sentences(found: Table) -> Iterator[str]:
         for column in found.columns
     ]
     yield f"Tasks, with documents, shots and form: {', '.join(tasks)}."
-    answers = ((how, column.task) for column in found.columns for run in found.runs for how in _answers(run, column.task))
+    answers = (
+        (how, column.task) for column in found.columns for run in found.runs for how in _answers(run, column.task)
+    )
     yield _sentence("Answers are made", answers)
     yield from _scoring(found)
     yield from _testing(found)
@@ -52,9 +52,10 @@ def _sentences(found: Table) -> Iterator[str]:
     yield _sentence("Data:", data, always=True)
     for name in dict.fromkeys(row.source for row in found.published):
         about = references.sources()[name]
+        origin = f"{about['title']} ({about['source']}; looked up {about['checked']}; form: {about['form']})"
         yield (
-            f"Grey rows are published figures, not paired and not ranked with ours: {about['title']} ({about['source']}; "
-            f"looked up {about['checked']}); they were made with other prompts and data samples (form: {about['form']})."
+            f"Grey rows are published figures of {origin}: made with other prompts and data samples, not paired with "
+            "ours and never ranked with them."
         )
 
 
@@ -65,4 +66,97 @@ def _sentence(start: str, pairs: Iterable[tuple[str, str]], *, always: bool = Fa
         said.setdefault(text, {})[name] = None
     if len(said) == 1 and not always:
         return f"{start} {next(iter(said))}."
-    return f"{start} {'; '.join(f'{text} ({", ".join(names)})' for text, names in said.items())}."
+    parts = [f"{text} ({', '.join(names)})" for text, names in said.items()]
+    return f"{start} {'; '.join(parts)}."
+
+
+def _software(run: Evidence) -> str:
+    versions = run.manifest.get("versions") or {}
+    if str(run.manifest["engine"].get("engine")).startswith("lm-eval/"):
+        return f"lm-eval {versions.get('lm_eval', UNKNOWN)}, from its result files"
+    return f"estbench {versions.get('estbench', UNKNOWN)}"
+
+
+def _engine(run: Evidence) -> str:
+    engine = run.manifest["engine"]
+    libraries = [f"{name} {engine[name]}" for name in LIBRARIES if engine.get(name)]
+    parts = [f"the {engine.get('engine')} engine", engine.get("dtype") or "a dtype that is not recorded", *libraries]
+    return ", ".join(map(str, parts))
+
+
+def _system(run: Evidence) -> str | None:
+    options = (run.manifest.get("settings") or {}).get("prompt_options") or {}
+    return f"“{options['system']}”" if options.get("system") else None
+
+
+def _answers(run: Evidence, task: str) -> Iterator[str]:
+    """How a task's answers come about, as its plan says."""
+    if task not in run.tasks:
+        return
+    try:
+        doc = next(run.run.plan(task), None) if run.run else None
+    except StoreError:
+        doc = None
+    if doc is None or not doc.requests:
+        yield f"in a way {UNKNOWN}"
+        return
+    decoding: dict[str, Any] | None = doc.requests[0].get("decoding")
+    if decoding is None:
+        yield "by the log-likelihood of given texts"
+        return
+    greedy = "greedily" if not decoding["temperature"] else f"at temperature {decoding['temperature']:g}"
+    top = f", top-p {decoding['top_p']:g}" if decoding["temperature"] and decoding["top_p"] != 1 else ""
+    yield f"by generating {greedy}{top}, at most {decoding['max_new_tokens']:,} tokens"
+
+
+def _scoring(found: Table) -> Iterator[str]:
+    scores = [(column.task, cell.score) for column in found.columns for cell in column.cells if cell.score]
+    sure = [(CLUSTERED.sub(", clustered", score.method), task) for task, score in scores if score.ci_low is not None]
+    if sure:
+        yield _sentence("95 % intervals:", sure, always=True)
+    signed = [(f"{score.metric} {score.signature}", task) for task, score in scores if score.signature]
+    if signed:
+        yield _sentence("Signatures:", signed, always=True)
+
+
+def _testing(found: Table) -> Iterator[str]:
+    tests = [(cell.test, column.task) for column in found.columns for cell in column.cells if cell.p is not None]
+    if tests:
+        yield _sentence(
+            "In each task the best model was compared with each of the others on the documents of both, two-sided:",
+            tests,
+            always=True,
+        )
+        yield (
+            "p-values are adjusted by Holm's procedure for all pairs of models of a task, since the best one is found "
+            "in the same data. Bold scores can't be told from the best at 5 %."
+        )
+    elif len(found.runs) > 1:
+        yield "No two models were compared by a test."
+
+
+def _averaging(found: Table) -> Iterator[str]:
+    if found.mean:
+        names = ", ".join(found.mean.tasks)
+        yield (
+            "The mean is that of (score − chance) / (best possible − chance), in per cent, over the "
+            f"{len(found.mean.tasks)} tasks that every model has and that have a best possible score ({names}); it has "
+            "no interval and was not tested."
+        )
+
+
+def _data(run: Evidence, task: str) -> Iterator[tuple[str, str]]:
+    """What is known of a task's data: how sure its commit is, and the data set."""
+    data = (run.tasks.get(task) or {}).get("data") or {}
+    if not data:
+        return
+    path = Path(str(data.get("path")))
+    name = (path.name if path.is_absolute() else str(path)) + (f", {data['config']}" if data.get("config") else "")
+    if data.get("origin") == "made by estbench":
+        yield "made by estbench", name
+    elif data.get("commit"):
+        known = data.get("matches_lock")
+        locked = "not in the lock" if known is None else "as locked" if known else "other rows than locked"
+        yield f"commit recorded, {locked}", f"{name} at {str(data['commit'])[:12]}"
+    else:
+        yield "no commit recorded", name

@@ -14,6 +14,7 @@ from estbench.references import Reference
 from estbench.runs import Score
 
 DASH = "–"
+Marks = Callable[[Sequence[str]], tuple[str, ...]]  # notes to letters of footnotes
 MARKUP = re.compile(r"[\\`*\[\]<>|&~$]|(?<![^\W_])_|_(?![^\W_])")
 
 
@@ -29,7 +30,7 @@ def page(found: Table) -> Page:
         cells = [_shown(column.cells[at], marks) for column in found.columns]
         if found.mean:
             cells.append(Shown(_number(found.mean.values[at], "points"), marks=marks(found.mean.notes[at])))
-        lines.append(Line("run", label, tuple(cells), marks(_about(found.runs[at]))))
+        lines.append(Line("run", label, tuple(cells), marks(about(found.runs[at]))))
     before = None
     for row in found.published:
         if row.source != before:
@@ -42,20 +43,22 @@ def page(found: Table) -> Page:
         groups=(*(column.skill for column in found.columns), *[""] * bool(found.mean)),
         lines=tuple(lines),
         footnotes={letter: note for note, letter in letters.items()},
-        methods=paper_methods.paragraph(found),
+        methods=methods.paragraph(found),
         cited=tuple((task, source.key) for task, source in found.cited.items()),
         sources=tuple(dict.fromkeys([*found.cited.values(), *found.sources])),
     )
 
 
-def _head(found: Table, marks: Callable[[Sequence[str]], tuple[str, ...]]) -> Iterator[Line]:
+def _head(found: Table, marks: Marks) -> Iterator[Line]:
     mean = []
     if found.mean:
         over = f"chance-corrected, over {len(found.mean.tasks)} of {len(found.columns)} tasks; see the methods"
         mean = [Shown("mean", marks=marks([over]))]
     yield Line("head", "model", (*(Shown(column.task) for column in found.columns), *mean))
     facts: dict[str, Callable[[Column], str]] = {
-        "metric": lambda column: column.metric + " ↓" * (not column.higher_is_better) + ", bits" * (column.unit == "bits"),
+        "metric": lambda column: (
+            column.metric + " ↓" * (not column.higher_is_better) + ", bits" * (column.unit == "bits")
+        ),
         "n": lambda column: f"{column.n:,}",
         "shots": lambda column: DASH if column.shots is None else str(column.shots),
         "form": lambda column: column.form or DASH,
@@ -71,7 +74,8 @@ def _letter(at: int) -> str:
     return (_letter(at // 26 - 1) if at >= 26 else "") + chr(ord("a") + at % 26)
 
 
-def _about(run: Evidence) -> list[str]:
+def about(run: Evidence) -> list[str]:
+    """What a reader has to know of a whole run."""
     engine = run.manifest["engine"]
     if "unverified" not in (engine.get("weights"), run.manifest["model"].get("weights")):
         return []
@@ -82,7 +86,7 @@ def _number(value: float | None, unit: str) -> str:
     return report.number(value, unit).replace("-", "−")
 
 
-def _shown(cell: Cell, marks: Callable[[Sequence[str]], tuple[str, ...]]) -> Shown:
+def _shown(cell: Cell, marks: Marks) -> Shown:
     if cell.score is None:
         return Shown(DASH, marks=marks(cell.notes))
     return Shown(_number(cell.value, cell.score.unit), _spread(cell.score), marks(cell.notes), cell.bold)
@@ -99,11 +103,13 @@ def _spread(score: Score) -> str:
     return f"{low}{' to ' if '−' in low else '–'}{high}"
 
 
-def _figure(figure: Reference | None, column: Column, marks: Callable[[Sequence[str]], tuple[str, ...]]) -> Shown:
+def _figure(figure: Reference | None, column: Column, marks: Marks) -> Shown:
     if figure is None:
         return Shown("")
     unit = references.sources()[figure.source]["unit"]
-    notes = [f"published metric: {figure.metric}"] * (figure.metric != column.metric) + [figure.note] * bool(figure.note)
+    notes = [f"published metric: {figure.metric}"] * (figure.metric != column.metric) + [figure.note] * bool(
+        figure.note
+    )
     spread = "" if figure.plus_minus is None else f"±{_number(figure.plus_minus, unit)}"
     return Shown(_number(figure.value, unit), spread, marks(notes))
 
@@ -120,7 +126,7 @@ def _caption(found: Table) -> str:
 
 def as_latex(found: Table) -> str:
     r"""A fragment for \input: table, methods, and behind \endinput the sources as BibTeX."""
-    return paper_latex.latex(page(found))
+    return latex.latex(page(found))
 
 
 def as_markdown(found: Table) -> str:
@@ -138,7 +144,7 @@ def as_markdown(found: Table) -> str:
     lines += ["", *(f"- \\[{letter}] {_markdown(note)}" for letter, note in whole.footnotes.items())]
     lines += ["", f"**Methods.** {_markdown(whole.methods)}", ""]
     if whole.sources:
-        lines += ["```bibtex", *map(paper_latex.bibtex, whole.sources), "```"]
+        lines += ["```bibtex", *map(latex.bibtex, whole.sources), "```"]
     return "\n".join(lines)
 
 
@@ -155,5 +161,3 @@ def _brackets(marks: Sequence[str]) -> str:
 def _markdown(text: str) -> str:
     """Text without any markup in it: no emphasis, cell, link, code, formula or HTML; nobody is called by name."""
     return MARKUP.sub(lambda sign: f"\\{sign[0]}", plain(text)).replace("@", "&#64;")
-
-

@@ -12,6 +12,7 @@ neither tested nor bold, and a note says why; where models fall into several cam
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +48,10 @@ class Cell:
     p: float | None = None  # two-sided
     p_adjusted: float | None = None
     test: str = ""
+
+    @property
+    def n(self) -> int:
+        return self.score.n if self.score else 0
 
     @property
     def value(self) -> float | None:
@@ -117,7 +122,7 @@ def table(runs: Sequence[Evidence], tasks: Sequence[str] = (), *, reference: str
     published = tuple(row for word in dict.fromkeys(wanted) for row in _published(word, names))
     cards = Registry().tasks
     said = {task: str(cards[task].metadata.get("citation") or "").strip() for task in names if task in cards}
-    cited = {task: paper_latex.source(text) for task, text in said.items() if text}
+    cited = {task: source(text) for task, text in said.items() if text}
     sources = tuple(_source(word) for word in dict.fromkeys(row.source for row in published))
     return Table(tuple(runs), labels, columns, _mean(columns), published, cited, sources)
 
@@ -248,9 +253,21 @@ def _tested(tests: dict[int, Difference | str]) -> dict[int, dict[str, Any]]:
     rows = {}
     for (at, test), p, better in zip(found.items(), p_values, adjusted, strict=False):
         worse = better <= ALPHA and test.value is not None and test.value > 0
-        about = {"difference": test.value, "test": paper_methods.test_name(test)}
+        about = {"difference": test.value, "test": _test_name(test)}
         rows[at] = {"bold": not worse, "p": p, "p_adjusted": better, **about}
     return rows
+
+
+def _test_name(test: Difference) -> str:
+    """How "no difference" was tested, in words of the paragraph on methods."""
+    clustered = ", clustered" if "clusters" in test.method else ""
+    if test.identical:
+        return "the same responses"
+    if test.method.startswith("McNemar"):
+        return "McNemar's mid-p test"
+    if test.at_zero:
+        return f"sign flips{clustered}"
+    return re.sub(r", [\d,]+ clusters.*", "", test.method).replace("Tango", "Tango's score test") + clustered
 
 
 def _notes(score: Score, card: dict[str, Any], whole: Score | None) -> list[str]:
@@ -280,16 +297,17 @@ def _notes(score: Score, card: dict[str, Any], whole: Score | None) -> list[str]
 
 def _mean(columns: Sequence[Column]) -> Mean | None:
     """The mean over the tasks that all models have, where they have a best possible score; None below two tasks."""
-    shared = {column: ends for column in columns if (ends := _ends(column)) and all(cell.score for cell in column.cells)}
+    whole = [column for column in columns if all(cell.score for cell in column.cells)]
+    shared = [(column, ends) for column in whole if (ends := _ends(column))]
     if len(shared) < 2:
         return None
     values, notes = [], []
     for at in range(len(columns[0].cells)):
-        parts = [(float(column.cells[at].value or 0) - low) / (high - low) for column, (low, high) in shared.items()]
+        parts = [(float(column.cells[at].value or 0) - low) / (high - low) for column, (low, high) in shared]
         values.append(100 * sum(parts) / len(parts))
-        doubtful = any(not column.cells[at].alike or column.cells[at].n != column.n for column in shared)
+        doubtful = any(not column.cells[at].alike or column.cells[at].n != column.n for column, _ in shared)
         notes.append(("some of its scores can't be compared, or are of fewer documents",) if doubtful else ())
-    return Mean(tuple(column.task for column in shared), tuple(values), tuple(notes))
+    return Mean(tuple(column.task for column, _ in shared), tuple(values), tuple(notes))
 
 
 def _ends(column: Column) -> tuple[float, float] | None:
@@ -303,19 +321,19 @@ def _ends(column: Column) -> tuple[float, float] | None:
         return None
 
 
-def _published(source: str, tasks: Sequence[str]) -> list[Published]:
+def _published(name: str, tasks: Sequence[str]) -> list[Published]:
     """A source's models with their figures on these tasks' benchmarks."""
-    if source not in references.sources():
-        hint = did_you_mean(source, references.sources()) or f" There are {', '.join(references.sources())}."
-        raise ConfigError(f"reference={source} is no source of published figures.{hint}")
+    if name not in references.sources():
+        hint = did_you_mean(name, references.sources()) or f" There are {', '.join(references.sources())}."
+        raise ConfigError(f"reference={name} is no source of published figures.{hint}")
     models: dict[str, dict[str, Reference]] = {}
     for task in tasks:
         for row in references.of(task):
-            if row.source == source:
+            if row.source == name:
                 models.setdefault(row.model, {})[task] = row
     if not models:
-        raise ConfigError(f"reference={source} has no figure on these tasks: leave it out, or name other tasks.")
-    return [Published(source, model, figures) for model, figures in models.items()]
+        raise ConfigError(f"reference={name} has no figure on these tasks: leave it out, or name other tasks.")
+    return [Published(name, model, figures) for model, figures in models.items()]
 
 
 def _source(name: str) -> Source:
