@@ -211,7 +211,7 @@ def nothing(model: Path, world: World) -> None:
         (["tasks", "everything"], nothing, "not one of list, check"),
         (["tasks", "list", "everything"], nothing, "no key=value"),
         (["runs", "lst"], nothing, "Did you mean 'list'"),
-        (["runs", "import"], nothing, "Name the run folders"),
+        (["runs", "import"], nothing, "Name what to import"),
         (["runs", "import", "/nowhere"], nothing, "no run folder"),
         (["runs", "export", "run=nothing", "to=/tmp/x"], nothing, "There is no run 'nothing'"),
         (["data", "pul"], nothing, "Did you mean 'pull'"),

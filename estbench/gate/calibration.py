@@ -25,6 +25,7 @@ from estbench import report
 from estbench.errors import ConfigError
 from estbench.evidence import Evidence
 from estbench.gate import chart
+from estbench.gate import policy as policies
 from estbench.gate.looks import is_clear, level_of
 from estbench.gate.nights import Night, Pair, Part, read
 from estbench.gate.policy import Policy
@@ -147,8 +148,8 @@ def calibrate(
         for part in pair.parts:
             tally.parts.setdefault(part.task, []).append(part)
         for night in range(number, simulations, len(pairs)):
-            _simulate(tally, policy, pair, alpha, np.random.default_rng((seed, 1, night)),
-                      nominals if night < simulations // PART else None)  # fmt: skip
+            rng = np.random.default_rng((seed, 1, night))
+            _simulate(tally, policy, pair, alpha, rng, None if done % PART else nominals)
             done += 1
             if done % max(1, simulations // 10) == 0:
                 say(f"{done:,} of {simulations:,} nights")
@@ -249,7 +250,7 @@ def _summed(
         runs=tuple(run.id for run in runs),
         sibling=sibling,
         nights=nights,
-        nights_of_falls=nights // PART,
+        nights_of_falls=len(range(0, nights, PART)),
         outcomes={status: Rate.of(tally.statuses[status], nights) for status in STATUSES},
         sequential=Rate.of(tally.sequential["regression"], looked) if looked else None,
         seen=float(np.mean(tally.seen)) if looked else None,
@@ -317,22 +318,28 @@ def as_json(found: Calibration) -> dict[str, Any]:
 def as_svg(found: Calibration) -> str:
     """The curves as a chart."""
     title = f"What the gate sees: policy {found.policy}"
-    seen = [f"{curve.task}: {'not seen reliably' if curve.detectable is None else f'80 % at {curve.detectable:.1f}'}"
-            for curve in found.curves]  # fmt: skip
-    about = (f"Share of {found.nights_of_falls:,} simulated nights that fail, by how far a task has fallen. Of equal "
-             f"models {_per_cent(found.outcomes['regression'].share)} fail. {'; '.join(seen)}.")  # fmt: skip
-    given = [chart.Line(curve.task, curve.shares, curve.task == TOGETHER) for curve in found.curves]
-    across = "fall, in points (tasks of bits: hundredths of a bit)"
-    return chart.lines(title, about, given, across=across, up="nights that fail (dashed: 80 %)", reach=FOUND)
+    notes = ["80 %: not reached" if curve.detectable is None else f"80 % at {curve.detectable:.1f}"
+             for curve in found.curves]  # fmt: skip
+    seen = "; ".join(f"{curve.task}: {note}" for curve, note in zip(found.curves, notes, strict=True))
+    about = (
+        f"Share of {found.nights_of_falls:,} simulated nights that fail, by how far a task has fallen. Of equal models "
+        f"{_per_cent(found.outcomes['regression'].share)} fail. {seen}."
+    )
+    given = [chart.Panel(curve.task, note, curve.shares, curve.margin_as_fall) for curve, note in
+             zip(found.curves, notes, strict=True)]  # fmt: skip
+    across = (
+        "Across: the fall, in points (tasks of bits: hundredths of a bit). Dashed: 80 % of nights. Dotted: the margin."
+    )
+    return chart.panels(title, about, given, across=across, reach=FOUND)
 
 
 def command(settings: GateSettings) -> int:
     """`estbench gate calibrate`."""
     from estbench.commands import wants_table
     from estbench.gate.noise import runs_of
-    from estbench.gate_commands import _read_policy, _target, _write
+    from estbench.gate_commands import _target, _write
 
-    policy, target = _read_policy(settings.policy), _target(settings.svg)
+    policy, target = policies.read(settings.policy), _target(settings.svg)
     found = calibrate(policy, runs_of(settings.runs), settings.simulations)
     if target:
         _write(target, as_svg(found))

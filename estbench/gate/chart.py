@@ -1,9 +1,10 @@
-"""A line chart as SVG: axes, lines with their names at their ends, a line to reach.
+"""Power curves as SVG: a small chart for each, with its name above it.
 
-    text = lines("What the gate sees", "Of 250 nights …", [Line("estcopa", [(0, 0.01), (5, 0.93)])], across="fall")
+    text = panels("What the gate sees", "Of 250 nights …", [Panel("estcopa", "80 % at 4.2", points, 2)], across="fall")
 
-Values are shares, 0 to 1. Lines differ in colour and in how they are dashed, and each has its name beside it. Nothing
-is loaded from elsewhere; names may come from anywhere. A dark scheme is followed where the viewer asks for one.
+All curves end at 100 %, where nobody could tell one from another; so each has axes of its own, all alike. Values are
+shares, 0 to 1. Nothing depends on colour, nothing is loaded from elsewhere, names may come from anywhere, and a dark
+scheme is followed where the viewer asks for one.
 """
 
 from __future__ import annotations
@@ -15,139 +16,99 @@ from dataclasses import dataclass
 
 from estbench.interchange.junit import ILLEGAL
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 820, 64, 230, 52, 56
-HEIGHT = 420  # at least: many lines need more for their names
-APART = 15  # between two names
-LONGEST = 28  # characters of a name
-COLOURS = (
-    "#2f7fc1",
-    "#c8641b",
-    "#2f8f57",
-    "#b4519e",
-    "#8f7d1e",
-    "#7a6fd0",
-    "#d0495c",
-    "#2b8c94",
-)  # 3:1 on both grounds
-DASHES = ("none", "7 3", "2 3", "9 3 2 3")
+COLUMNS, ACROSS, DOWN, HEAD, FOOT = 3, 270, 190, 44, 34  # panels side by side; pixels of a panel, above and below
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 42, 26  # of the plot in a panel
+LONGEST = 30  # characters of a name
 STYLE = """
-svg { --ground: #ffffff; --ink: #1f2328; --faint: #d8dee4; font: 13px system-ui, sans-serif }
-@media (prefers-color-scheme: dark) { svg { --ground: #0d1117; --ink: #e6edf3; --faint: #30363d } }
-.ground { fill: var(--ground) } text { fill: var(--ink) } .title { font-size: 15px; font-weight: 600 }
-.grid { stroke: var(--faint) } .axis, .mark { stroke: var(--ink) } .mark { stroke-dasharray: 4 4 }
-.line { fill: none; stroke-width: 2 } .lead { fill: none; stroke-width: 1; opacity: 0.6 } .strong { stroke-width: 4 }
+.gate-chart { font: 12px system-ui, sans-serif }
+.gate-chart text { fill: #1f2328 } .gate-chart .title { font-size: 15px } .gate-chart .name { font-weight: 600 }
+.ground { fill: #ffffff } .grid { stroke: #d8dee4 } .axis { stroke: #1f2328 } .dot { fill: #0969da }
+.curve { fill: none; stroke: #0969da; stroke-width: 2 } .reach { stroke: #1f2328; stroke-dasharray: 5 4 }
+.mark { stroke: #1f2328; stroke-dasharray: 1 4 }
+@media (prefers-color-scheme: dark) {
+  .gate-chart text { fill: #e6edf3 }
+  .ground { fill: #0d1117 } .grid { stroke: #30363d } .axis, .reach, .mark { stroke: #e6edf3 }
+  .curve { stroke: #58a6ff } .dot { fill: #58a6ff }
+}
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A name and its points, from left to right."""
+class Panel:
+    """A curve, and what is said of it."""
 
     name: str
-    points: Sequence[tuple[float, float]]
-    strong: bool = False  # drawn thicker
+    note: str
+    points: Sequence[tuple[float, float]]  # from left to right
+    mark: float | None = None  # a place on the axis across
 
 
-def lines(
-    title: str, description: str, given: Sequence[Line], *, across: str, up: str, reach: float | None = None
-) -> str:
-    """The SVG document. across, up: what the axes show; reach: a share that is marked. Lines without a point are left
-    out."""
-    drawn = [line for line in given if line.points]
-    height = max(HEIGHT, TOP + BOTTOM + APART * len(drawn))
-    most = max((x for line in drawn for x, _ in line.points), default=1.0) or 1.0
-    size = {"viewBox": f"0 0 {WIDTH} {height}", "width": str(WIDTH), "height": str(height)}
-    root = ElementTree.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img", **size,
-                                       "aria-labelledby": "title description"})  # fmt: skip
-    _add(root, "title", {"id": "title"}, title)
-    _add(root, "desc", {"id": "description"}, description)
+def panels(title: str, description: str, given: Sequence[Panel], *, across: str, reach: float) -> str:
+    """The SVG document. across: what the horizontal axes show; reach: a share that is marked in each panel."""
+    width, height = COLUMNS * ACROSS, HEAD + FOOT + DOWN * math.ceil(len(given) / COLUMNS)
+    about = {"viewBox": f"0 0 {width} {height}", "width": str(width), "height": str(height), "class": "gate-chart"}
+    about |= {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria-labelledby": "gate-title gate-description"}
+    root = ElementTree.Element("svg", about)
+    _add(root, "title", {"id": "gate-title"}, title)
+    _add(root, "desc", {"id": "gate-description"}, description)
     _add(root, "style", {}, STYLE)
-    _add(root, "rect", {"class": "ground", "width": str(WIDTH), "height": str(height)})
-    _add(root, "text", {"class": "title", "x": str(LEFT), "y": "24"}, title)
-    plot = _Plot(most, height)
-    _axes(root, plot, across, up)
-    if reach is not None:
-        y = f"{plot.y(reach):.1f}"
-        _add(root, "line", {"class": "mark", "x1": str(LEFT), "x2": str(WIDTH - RIGHT), "y1": y, "y2": y})
-    ends = sorted(range(len(drawn)), key=lambda at: plot.y(drawn[at].points[-1][1]))
-    places = _spread([plot.y(drawn[at].points[-1][1]) for at in ends], TOP, height - BOTTOM)
-    for at, place in zip(ends, places, strict=True):
-        _line(root, plot, drawn[at], at, place)
+    _add(root, "rect", {"class": "ground", "width": str(width), "height": str(height)})
+    _add(root, "text", {"class": "title", "x": "12", "y": "26"}, title)
+    _add(root, "text", {"x": "12", "y": str(height - 12)}, across)
+    most = max((x for panel in given for x, _ in panel.points), default=1.0) or 1.0
+    for at, panel in enumerate(given):
+        row, column = divmod(at, COLUMNS)
+        group = _add(root, "g", {"transform": f"translate({column * ACROSS} {HEAD + row * DOWN})"})
+        _panel(group, panel, most, reach)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-@dataclass(frozen=True, slots=True)
-class _Plot:
-    """From values to places."""
-
-    most: float
-    height: int
-
-    def x(self, value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * value / self.most
-
-    def y(self, share: float) -> float:
-        return self.height - BOTTOM - (self.height - TOP - BOTTOM) * share
+def _x(value: float, most: float) -> float:
+    return LEFT + (ACROSS - LEFT - RIGHT) * value / most
 
 
-def _axes(root: ElementTree.Element, plot: _Plot, across: str, up: str) -> None:
-    left, right, bottom = LEFT, WIDTH - RIGHT, plot.height - BOTTOM
-    for per_cent in range(0, 101, 20):
-        y = plot.y(per_cent / 100)
-        kind = "grid" if per_cent else "axis"
-        _add(root, "line", {"class": kind, "x1": str(left), "x2": str(right), "y1": f"{y:.1f}", "y2": f"{y:.1f}"})
-        _add(root, "text", {"x": str(left - 8), "y": f"{y + 4:.1f}", "text-anchor": "end"}, f"{per_cent} %")
-    _add(root, "line", {"class": "axis", "x1": str(left), "x2": str(left), "y1": str(TOP), "y2": str(bottom)})
-    step = _step(plot.most)
-    for count in range(math.floor(plot.most / step + 1e-9) + 1):
-        x = f"{plot.x(count * step):.1f}"
-        _add(root, "line", {"class": "axis", "x1": x, "x2": x, "y1": str(bottom), "y2": str(bottom + 5)})
-        _add(root, "text", {"x": x, "y": str(bottom + 20), "text-anchor": "middle"}, f"{count * step:g}")
-    _add(root, "text", {"x": str((left + right) / 2), "y": str(bottom + 42), "text-anchor": "middle"}, across)
-    _add(root, "text", {"x": str(left), "y": str(TOP - 10)}, up)
+def _y(share: float) -> float:
+    return DOWN - BOTTOM - (DOWN - TOP - BOTTOM) * share
+
+
+def _panel(group: ElementTree.Element, panel: Panel, most: float, reach: float) -> None:
+    name = panel.name if len(panel.name) <= LONGEST else f"{panel.name[: LONGEST - 1]}…"
+    _add(group, "text", {"class": "name", "x": str(LEFT), "y": "16"}, name)
+    _add(group, "text", {"x": str(LEFT), "y": "32"}, panel.note)
+    bottom = DOWN - BOTTOM
+    for share, kind in ((0.0, "axis"), (0.5, "grid"), (1.0, "grid"), (reach, "reach")):
+        _line(group, kind, (LEFT, _y(share)), (ACROSS - RIGHT, _y(share)))
+        if kind != "reach":
+            place = {"x": str(LEFT - 6), "y": f"{_y(share) + 4:.1f}", "text-anchor": "end"}
+            _add(group, "text", place, f"{100 * share:.0f} %")
+    _line(group, "axis", (LEFT, TOP), (LEFT, bottom))
+    step = _step(most)
+    for count in range(math.floor(most / step + 1e-9) + 1):
+        x = _x(count * step, most)
+        _line(group, "axis", (x, bottom), (x, bottom + 4))
+        _add(group, "text", {"x": f"{x:.1f}", "y": str(bottom + 18), "text-anchor": "middle"}, f"{count * step:g}")
+    if panel.mark is not None and panel.mark <= most:
+        _line(group, "mark", (_x(panel.mark, most), TOP), (_x(panel.mark, most), bottom))
+    places = [(_x(x, most), _y(y)) for x, y in panel.points]
+    _add(group, "polyline", {"class": "curve", "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places)})
+    for x, y in places:
+        _add(group, "circle", {"class": "dot", "cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": "2.5"})
 
 
 def _step(most: float) -> float:
-    """Between two numbers of an axis: 1, 2 or 5 times a power of ten, six numbers or fewer."""
+    """Between two numbers of an axis: 1, 2 or 5 times a power of ten, at most seven numbers."""
     power = 10.0 ** math.floor(math.log10(most / 6))
     return next(step for factor in (1, 2, 5, 10) if (step := factor * power) >= most / 6 * (1 - 1e-9))
 
 
-def _line(root: ElementTree.Element, plot: _Plot, line: Line, number: int, place: float) -> None:
-    colour, dashes = COLOURS[number % len(COLOURS)], DASHES[(number // len(COLOURS) + number) % len(DASHES)]
-    group = _add(root, "g", {"stroke": colour})
-    _add(group, "title", {}, line.name)
-    points = [(plot.x(x), plot.y(y)) for x, y in line.points]
-    kind = "line strong" if line.strong else "line"
-    _add(group, "polyline", {"class": kind, "points": _points(points), "stroke-dasharray": dashes})
-    begin = WIDTH - RIGHT + 22
-    _add(group, "polyline", {"class": "lead", "points": _points([points[-1], (WIDTH - RIGHT + 6, points[-1][1]),
-                                                                (begin - 4, place)])})  # fmt: skip
-    name = line.name if len(line.name) <= LONGEST else f"{line.name[: LONGEST - 1]}…"
-    weight = {"font-weight": "600"} if line.strong else {}
-    _add(group, "text", {"x": str(begin), "y": f"{place + 4:.1f}", "stroke": "none", **weight}, name)
-
-
-def _points(points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
-def _spread(wanted: Sequence[float], low: float, high: float) -> list[float]:
-    """Places from top to bottom, each near the one that is wanted, and none on another."""
-    places: list[float] = []
-    for place in wanted:
-        places.append(max([place, low, *(before + APART for before in places[-1:])]))
-    limit = high
-    for at in range(len(places) - 1, -1, -1):
-        places[at] = min(places[at], limit)
-        limit = places[at] - APART
-    return places
+def _line(group: ElementTree.Element, kind: str, begin: tuple[float, float], end: tuple[float, float]) -> None:
+    places = {"x1": begin[0], "y1": begin[1], "x2": end[0], "y2": end[1]}
+    _add(group, "line", {"class": kind, **{key: f"{value:.1f}" for key, value in places.items()}})
 
 
 def _add(parent: ElementTree.Element, tag: str, attributes: dict[str, str], text: str = "") -> ElementTree.Element:
-    """A child; what XML can't hold is left out, the rest is escaped."""
-    legal = {key: ILLEGAL.sub("", value) for key, value in attributes.items()}
-    element = ElementTree.SubElement(parent, tag, legal)
+    """A child; what XML can't hold is left out of its text, the rest is escaped."""
+    element = ElementTree.SubElement(parent, tag, attributes)
     element.text = ILLEGAL.sub("", text) or None
     return element

@@ -25,6 +25,7 @@ from estbench import evidence, report
 from estbench.compare import compare_task, problems
 from estbench.errors import ConfigError
 from estbench.evidence import Evidence
+from estbench.gate import policy as policies
 from estbench.gate import sources
 from estbench.gate.policy import Policy
 from estbench.home import home
@@ -35,7 +36,7 @@ from estbench.stats.noise import LEAST, StepNoise, step_noise
 if TYPE_CHECKING:
     from estbench.settings import GateSettings
 
-TOO_NOISY = 1.0  # signal over noise: a series without any trend has about 1 to 2
+TOO_NOISY = 1.0  # signal over noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ def as_text(rows: Sequence[TaskNoise], names: Sequence[str]) -> str:
     ]
     lines += [
         "Noise: standard deviation of a checkpoint around its trend, in points (or bits). Beyond documents: the part",
-        "that is there on any documents. Signal/noise: about 1 to 2 where a task does not follow training at all.",
+        "that is there on any documents. Signal/noise of a task that does not follow training at all: about 0.4 with 4",
+        "checkpoints, 1.4 with 10, 1.9 with 20.",
     ]
     ready = policy_lines(rows)
     lines += (
@@ -176,9 +178,8 @@ def _matching(pattern: str) -> list[str]:
 def command(settings: GateSettings) -> int:
     """`estbench gate noise`."""
     from estbench.commands import wants_table
-    from estbench.gate_commands import _read_policy
 
-    policy = _read_policy(settings.policy) if settings.policy else Policy()
+    policy = policies.read(settings.policy)
     runs = sorted(runs_of(settings.runs), key=lambda run: natural(run.name))
     rows, names = of_series(runs, policy), [run.name for run in runs]
     print(as_text(rows, names) if wants_table(settings.output) else report.as_json(as_json(rows, names)))

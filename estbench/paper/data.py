@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from estbench import references
@@ -17,28 +17,29 @@ CSV_COLUMNS = {
     "kind": "run, or published: a figure of others",
     "model": "the row's label",
     "run": "the run's id; empty where published",
-    "task": "",
+    "task": "the task's name",
     "metric": "the task's primary metric, or what the others published",
     "unit": "proportion (0 to 1), points (0 to 100) or bits; of value, bounds, chance and difference",
-    "higher_is_better": "",
+    "higher_is_better": "whether a larger value is better",
     "value": "empty: missing, see notes",
-    "ci_low": "95 % interval",
-    "ci_high": "",
+    "ci_low": "lower end of the 95 % interval",
+    "ci_high": "its upper end",
     "method": "how the interval was made",
     "n": "documents that the value is made of",
     "n_planned": "documents that were asked",
     "chance": "what guessing gives",
     "parse_failures": "answers in which none was found; wrong",
     "errors": "documents without a response; missing",
-    "shots": "",
+    "shots": "examples in the prompt",
     "form": "completion or chat",
     "bold": "can't be told from the best of the task",
     "difference": "best model less this one on the documents of both, above 0 where the best is better",
     "p": "two-sided",
     "p_adjusted": "Holm, all pairs of models of the task",
-    "test": "",
+    "test": "how the difference was tested",
     "notes": "what the table's footnotes say",
 }
+FACTS = ("task", "skill", "metric", "unit", "higher_is_better", "n", "shots", "form", "chance")  # of a task, in JSON
 
 
 def as_csv(found: Table) -> str:
@@ -62,15 +63,20 @@ def _plain_cell(value: Any) -> Any:
 def _records(found: Table) -> Iterator[dict[str, Any]]:
     """A row a model and task."""
     for column in found.columns:
-        facts = {"task": column.task, "metric": column.metric, "shots": column.shots, "form": column.form}
         for run, label, cell in zip(found.runs, found.labels, column.cells, strict=True):
             card = run.tasks.get(column.task, {})
-            own = {key: card.get(key) for key in ("shots", "form")}
             score = {} if cell.score is None else asdict(cell.score)
-            tests = {key: getattr(cell, key) for key in ("bold", "difference", "p", "p_adjusted", "test")}
-            kept = {key: score.get(key) for key in CSV_COLUMNS if key not in (*facts, *tests)}
-            about = {"kind": "run", "model": label, "run": run.id, "notes": list(cell.notes)}
-            yield {**kept, **facts, **own, **tests, **about}
+            yield {
+                **{key: score.get(key) for key in CSV_COLUMNS},
+                **{key: getattr(cell, key) for key in ("bold", "difference", "p", "p_adjusted", "test")},
+                **{key: card.get(key) for key in ("shots", "form")},
+                "kind": "run",
+                "model": label,
+                "run": run.id,
+                "task": column.task,
+                "metric": column.metric,
+                "notes": list(cell.notes),
+            }
 
 
 def _figures(found: Table) -> Iterator[dict[str, Any]]:
@@ -79,10 +85,18 @@ def _figures(found: Table) -> Iterator[dict[str, Any]]:
         unit = references.sources()[row.source]["unit"]
         for task, figure in row.figures.items():
             notes = [f"source: {row.source}", *[figure.note] * bool(figure.note)]
-            half = figure.plus_minus
-            ends = {} if half is None else {"ci_low": figure.value - half, "ci_high": figure.value + half}
-            about = {"kind": "published", "model": row.model, "task": task, "unit": unit, "notes": notes}
-            yield {**about, "metric": figure.metric, "value": figure.value, **ends}
+            yield {
+                "kind": "published",
+                "model": row.model,
+                "task": task,
+                "metric": figure.metric,
+                "unit": unit,
+                "value": figure.value,
+                "ci_low": None if figure.plus_minus is None else figure.value - figure.plus_minus,
+                "ci_high": None if figure.plus_minus is None else figure.value + figure.plus_minus,
+                "method": "" if figure.plus_minus is None else "as published",
+                "notes": notes,
+            }
 
 
 def as_json(found: Table) -> dict[str, Any]:
@@ -95,14 +109,10 @@ def as_json(found: Table) -> dict[str, Any]:
     ]
     tasks = []
     for column in found.columns:
-        row = {
-            key: value
-            for key, value in {field.name: getattr(column, field.name) for field in fields(column)}.items()
-            if key not in ("cells", "best")
-        }
         best = None if column.best is None else found.labels[column.best]
         source = found.cited.get(column.task)
-        tasks.append(row | {"best": best, "source": source.key if source else None})
+        facts = {name: getattr(column, name) for name in FACTS}
+        tasks.append(facts | {"best": best, "source": source.key if source else None})
     mean = asdict(found.mean) | {"models": list(found.labels)} if found.mean else None
     return {
         "runs": runs,

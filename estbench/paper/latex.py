@@ -11,6 +11,7 @@ sign that plain LaTeX has no command for is shown as [U+4E2D].
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ ESCAPES = {
     "“": "``",
     "”": "''",
     "„": ",,",
+    "‘": "`",
     "’": "'",
     "…": r"\ldots{}",
     "–": "--",
@@ -132,13 +134,15 @@ def bibtex(one: Source) -> str:
     fields = {"author": one.author, "title": one.title, "note": one.note}
     rows = [f"  {name} = {{{{{tex(text)}}}}}" for name, text in fields.items() if text]
     rows += [f"  year = {{{one.year}}}"] if one.year else []
-    return f"@misc{{{one.key},\n" + ",\n".join([*rows, f"  key = {{{one.key}}}"]) + "\n}"
+    rows += [f"  key = {{{one.key}}}"] * (not one.author)  # what styles sort by
+    return f"@misc{{{one.key},\n" + ",\n".join(rows) + "\n}"
 
 
 def latex(page: Page) -> str:
     r"""A table, a paragraph on methods, and behind \endinput, where LaTeX reads no further, the sources."""
     width = len(page.groups)
-    tables = [_tabular(page, slice(start, start + MOST)) for start in range(0, width, MOST)]
+    step = math.ceil(width / math.ceil(width / MOST))
+    tables = [_tabular(page, slice(start, start + step)) for start in range(0, width, step)]
     notes = [rf"\textsuperscript{{{letter}}}~{tex(text)}" for letter, text in page.footnotes.items()]
     cited = ", ".join(rf"{tex(name)}~\cite{{{key}}}" for name, key in page.cited)
     parts = [
@@ -155,7 +159,7 @@ def latex(page: Page) -> str:
         r"\end{table*}",
         "",
         r"\paragraph{Methods.} " + tex(page.methods),
-        *([f"Tasks: {cited}."] * bool(cited)),
+        *([f"Sources: {cited}."] * bool(cited)),
         "",
         r"\endinput",
         *map(bibtex, page.sources),

@@ -25,7 +25,7 @@ CLUSTERED = re.compile(r", [\d,]+ clusters.*")
 
 
 def paragraph(found: Table) -> str:
-    """What was run, how it was scored, compared and averaged, on which data, and what stands in grey."""
+    """What was run, how it was scored, compared and averaged, on which data, and what others published."""
     return " ".join(_sentences(found))
 
 
@@ -33,6 +33,7 @@ def _sentences(found: Table) -> Iterator[str]:
     named = list(zip(found.runs, found.labels, strict=True))
     yield _sentence("Models were evaluated with", ((_software(run), label) for run, label in named))
     yield _sentence("Responses come from", ((_engine(run), label) for run, label in named))
+    yield f"Runs: {', '.join(_run(run, label) for run, label in named)}."
     systems = [(str(text), label) for run, label in named if (text := _system(run))]
     if systems:
         yield _sentence("A system message stood in front of chat prompts:", systems, always=True)
@@ -54,8 +55,8 @@ def _sentences(found: Table) -> Iterator[str]:
         about = references.sources()[name]
         origin = f"{about['title']} ({about['source']}; looked up {about['checked']}; form: {about['form']})"
         yield (
-            f"Grey rows are published figures of {origin}: made with other prompts and data samples, not paired with "
-            "ours and never ranked with them."
+            f"Rows under “published” are figures of {origin}: made with other prompts and data samples, not paired "
+            "with ours and never ranked with them."
         )
 
 
@@ -68,6 +69,11 @@ def _sentence(start: str, pairs: Iterable[tuple[str, str]], *, always: bool = Fa
         return f"{start} {next(iter(said))}."
     parts = [f"{text} ({', '.join(names)})" for text, names in said.items()]
     return f"{start} {'; '.join(parts)}."
+
+
+def _run(run: Evidence, label: str) -> str:
+    revision = run.manifest["model"].get("revision")
+    return f"{label} ({run.id}{f', revision {revision}' if revision else ''})"
 
 
 def _software(run: Evidence) -> str:
@@ -123,7 +129,8 @@ def _testing(found: Table) -> Iterator[str]:
     tests = [(cell.test, column.task) for column in found.columns for cell in column.cells if cell.p is not None]
     if tests:
         yield _sentence(
-            "In each task the best model was compared with each of the others on the documents of both, two-sided:",
+            "In each task the best model was compared with each of the others that was asked alike, on the documents "
+            "of both, two-sided:",
             tests,
             always=True,
         )

@@ -38,13 +38,14 @@ def page(found: Table) -> Page:
         before = row.source
         figures = [_figure(row.figures.get(column.task), column, marks) for column in found.columns]
         lines.append(Line("published", row.model, (*figures, *[Shown("")] * bool(found.mean))))
+    published = [(f"published figures ({source.title})", source) for source in found.sources]
     return Page(
         caption=_caption(found),
         groups=(*(column.skill for column in found.columns), *[""] * bool(found.mean)),
         lines=tuple(lines),
         footnotes={letter: note for note, letter in letters.items()},
         methods=methods.paragraph(found),
-        cited=tuple((task, source.key) for task, source in found.cited.items()),
+        cited=tuple((name, source.key) for name, source in [*found.cited.items(), *published]),
         sources=tuple(dict.fromkeys([*found.cited.values(), *found.sources])),
     )
 
@@ -57,9 +58,9 @@ def _head(found: Table, marks: Marks) -> Iterator[Line]:
     yield Line("head", "model", (*(Shown(column.task) for column in found.columns), *mean))
     facts: dict[str, Callable[[Column], str]] = {
         "metric": lambda column: (
-            column.metric + " ↓" * (not column.higher_is_better) + ", bits" * (column.unit == "bits")
+            (column.metric or DASH) + " ↓" * (not column.higher_is_better) + ", bits" * (column.unit == "bits")
         ),
-        "n": lambda column: f"{column.n:,}",
+        "n": lambda column: f"{column.n:,}" if column.n else DASH,
         "shots": lambda column: DASH if column.shots is None else str(column.shots),
         "form": lambda column: column.form or DASH,
         "chance": lambda column: _number(column.chance, column.unit),
@@ -83,7 +84,8 @@ def about(run: Evidence) -> list[str]:
 
 
 def _number(value: float | None, unit: str) -> str:
-    return report.number(value, unit).replace("-", "−")
+    text = report.number(value, unit)
+    return text.removeprefix("-") if value is not None and float(text) == 0 else text.replace("-", "−")
 
 
 def _shown(cell: Cell, marks: Marks) -> Shown:
@@ -107,9 +109,8 @@ def _figure(figure: Reference | None, column: Column, marks: Marks) -> Shown:
     if figure is None:
         return Shown("")
     unit = references.sources()[figure.source]["unit"]
-    notes = [f"published metric: {figure.metric}"] * (figure.metric != column.metric) + [figure.note] * bool(
-        figure.note
-    )
+    notes = [f"published metric: {figure.metric}"] * (figure.metric != column.metric)
+    notes += [figure.note] * bool(figure.note)
     spread = "" if figure.plus_minus is None else f"±{_number(figure.plus_minus, unit)}"
     return Shown(_number(figure.value, unit), spread, marks(notes))
 
@@ -119,8 +120,9 @@ def _caption(found: Table) -> str:
     bold = any(cell.bold for column in found.columns for cell in column.cells)
     parts = ["Scores in points" + (" (bits where marked)" if "bits" in units else "") + " with 95 % intervals"]
     parts += ["lower is better where marked ↓"] * any(not column.higher_is_better for column in found.columns)
-    parts += ["bold: can't be told from the best of the column"] * bold
-    parts += ["grey: published by others, with other prompts and data samples, not paired"] * bool(found.published)
+    parts += ["bold: can't be told from the best of those that can be compared"] * bold
+    theirs = "rows under “published” are figures of others, with other prompts and data samples, not paired"
+    parts += [theirs] * bool(found.published)
     return "; ".join(parts) + "."
 
 
@@ -150,7 +152,8 @@ def as_markdown(found: Table) -> str:
 
 def _markdown_cell(cell: Shown, style: str) -> str:
     value = f"**{_markdown(cell.value)}**" if cell.bold else _markdown(cell.value)
-    text = " ".join(part for part in (value, cell.spread) if part)
+    spread = cell.spread if cell.spread.startswith("±") else f"({cell.spread})" * bool(cell.spread)
+    text = " ".join(part for part in (value, spread) if part)
     return (f"{style}{text}{style}" if text else "") + _brackets(cell.marks)
 
 

@@ -267,7 +267,8 @@ def _test_name(test: Difference) -> str:
         return "McNemar's mid-p test"
     if test.at_zero:
         return f"sign flips{clustered}"
-    return re.sub(r", [\d,]+ clusters.*", "", test.method).replace("Tango", "Tango's score test") + clustered
+    name = re.sub(r", [\d,]+ clusters.*", "", test.method)
+    return {"Tango": "Tango's score test", "t": "t test"}.get(name, name) + clustered
 
 
 def _notes(score: Score, card: dict[str, Any], whole: Score | None) -> list[str]:
