@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from estbench import compare as comparing
@@ -24,9 +24,8 @@ def compare(settings: CompareSettings, names: Sequence[str]) -> int:
     if len(names) != 2:
         raise ConfigError(f"Name two runs: estbench compare RUN RUN ({len(names)} given).")
     a, b = (evidence.load(name) for name in names)
-    tasks = _spelled(settings.tasks)
-    found = comparing.compare(a, b, [task for task in tasks if task in a.tasks and task in b.tasks] or tasks or None,
-                              settings.metric)  # fmt: skip
+    tasks = _spelled(settings.tasks, a.tasks.keys() & b.tasks.keys())
+    found = comparing.compare(a, b, tasks or None, settings.metric)
     shown = {row.comparison.task: flips(a, b, row.comparison, settings.flips) for row in found.rows if settings.flips}
     for problem in found.problems:
         report.say(f"Not comparable in {problem.kind}: {problem}.")
@@ -41,13 +40,24 @@ def compare(settings: CompareSettings, names: Sequence[str]) -> int:
     return 0
 
 
-def _spelled(tasks: str | None) -> list[str]:
-    """Task names; suites are spelled out. Names that are unknown are left for the runs to know."""
+def _spelled(tasks: str | None, have: Collection[str]) -> list[str]:
+    """Task names. Of a suite those that the runs `have`, and a word about the others; names of tasks stay as they are,
+    so that a slip is refused."""
     from estbench.registry import Registry
 
     suites = Registry().suites
-    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
-    return [task for name in names for task in (suites[name].tasks if name in suites else [name])]
+    found: list[str] = []
+    for name in [name.strip() for name in (tasks or "").split(",") if name.strip()]:
+        if name not in suites:
+            found.append(name)
+            continue
+        here = [task for task in suites[name].tasks if task in have]
+        if not here:
+            raise ConfigError(f"None of the tasks of {name} is in these runs: they have {', '.join(sorted(have))}.")
+        if lacking := [task for task in suites[name].tasks if task not in have]:
+            report.say(f"Of {name} the runs lack {', '.join(lacking)}.")
+        found += here
+    return list(dict.fromkeys(found))
 
 
 def as_text(found: Comparison) -> str:
@@ -189,7 +199,8 @@ def paper(settings: ReportSettings) -> int:
 
     names = [name.strip() for name in settings.runs.split(",") if name.strip()]
     runs = [evidence.load(name) for name in names]
-    table = table_of.table(runs, _spelled(settings.tasks), reference=settings.reference)
+    have = {task for run in runs for task in (*run.tasks, *(run.manifest.get("skipped") or {}))}
+    table = table_of.table(runs, _spelled(settings.tasks, have), reference=settings.reference)
     if settings.output == "json":
         print(report.as_json(table_of.as_json(table)))
     else:

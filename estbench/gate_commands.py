@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from estbench import evidence, report
 from estbench.commands import wants_table
-from estbench.errors import ConfigError, StoreError
+from estbench.errors import ConfigError
 from estbench.evidence import Evidence
-from estbench.runs import Run, atomic, find_run
+from estbench.runs import Run, find_run
 
 if TYPE_CHECKING:
     from estbench.gate.policy import Policy
@@ -28,7 +27,7 @@ def gate(settings: GateSettings) -> int:
     from estbench.gate import looks, policy, reports
 
     rules = policy.read(settings.policy)
-    files = [_target(name) for name in (settings.junit, settings.markdown)]
+    files = [report.target(name) for name in (settings.junit, settings.markdown)]
     if settings.model and settings.candidate:
         raise ConfigError("candidate= and model= say the same: keep one.")
     word = settings.candidate or settings.model
@@ -44,7 +43,7 @@ def gate(settings: GateSettings) -> int:
         verdicts = _at_once(word, against, rules, settings)
     for file, text in zip(files, (reports.as_junit, reports.as_markdown), strict=True):
         if file:
-            _write(file, text(verdicts))
+            report.write(file, text(verdicts))
     lines = extra.pop("lines", [])
     if wants_table(settings.output):
         print("\n".join([reports.as_text(verdicts), *lines]))
@@ -92,24 +91,6 @@ def _at_once(word: str, against: Sequence[tuple[str, str]], rules: Policy, setti
             raise sources.refusal(baseline, candidate, fatal)
         verdicts.append(decide(own, candidate, baseline, against=kind, alpha=rules.alpha / len(against)))
     return verdicts
-
-
-def _target(name: str | None) -> Path | None:
-    """A file that will be written; ConfigError now if its folder is not there."""
-    if name is None:
-        return None
-    path = Path(name).expanduser()
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{name} can't be written: its folder has to be there, and writable.")
-    return path
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        with atomic(path) as temporary:
-            temporary.write_text(text, "utf-8")
-    except OSError as error:
-        raise StoreError(f"{path} can't be written: {error.strerror}.") from None
 
 
 def baseline_set(settings: BaselineSettings, names: list[str]) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from estbench.runs import Run, Score
+from estbench.errors import ConfigError, StoreError
+from estbench.runs import Run, Score, atomic
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,7 +66,7 @@ def scores_table(scores: Sequence[Score], *, groups: bool = False) -> Table:
             interval if score.primary else f"[dim]{interval}[/dim]",
             ""
             if score.chance is None
-            else number(score.chance, score.unit) + (" [yellow]![/yellow]" if _at_chance(score) else ""),
+            else number(score.chance, score.unit) + (" [yellow]![/yellow]" if at_chance(score) else ""),
             f"{score.n:,}" if score.n == score.n_planned else f"{score.n:,} of {score.n_planned:,}",
             _count(score.parse_failures),
             _count(score.errors),
@@ -72,7 +75,7 @@ def scores_table(scores: Sequence[Score], *, groups: bool = False) -> Table:
     return table
 
 
-def _at_chance(score: Score) -> bool:
+def at_chance(score: Score) -> bool:
     """Whether the interval does not show that the model beats guessing."""
     if score.chance is None or score.ci_low is None or score.ci_high is None:
         return False
@@ -110,6 +113,25 @@ def show(table: Table) -> None:
 def say(text: str) -> None:
     """A line on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def target(name: str | None) -> Path | None:
+    """A file that will be written; ConfigError now if it can't be."""
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{name} can't be written: its folder has to be there, and writable.")
+    return path
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole, or not at all; StoreError if that fails."""
+    try:
+        with atomic(path) as temporary:
+            temporary.write_text(text, "utf-8")
+    except OSError as error:
+        raise StoreError(f"{path} can't be written: {error.strerror}.") from None
 
 
 class ProgressBar:

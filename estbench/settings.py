@@ -152,7 +152,7 @@ class ReportSettings:
 
     runs: str = option("runs and baseline files, with commas")
     tasks: str | None = option("suites and tasks, with commas; default is all that the runs have", None)
-    reference: str | None = option("published figures to show in grey: estllm, llammas, ...", None)
+    reference: str | None = option("published figures to show in grey: estllm, euroeval", None)
     output: str | None = option("what to write", "markdown", choices=("latex", "markdown", "csv", "json"))
 
 

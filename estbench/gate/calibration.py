@@ -337,11 +337,10 @@ def command(settings: GateSettings) -> int:
     """`estbench gate calibrate`."""
     from estbench.commands import wants_table
     from estbench.gate.noise import runs_of
-    from estbench.gate_commands import _target, _write
 
-    policy, target = policies.read(settings.policy), _target(settings.svg)
+    policy, target = policies.read(settings.policy), report.target(settings.svg)
     found = calibrate(policy, runs_of(settings.runs), settings.simulations)
     if target:
-        _write(target, as_svg(found))
+        report.write(target, as_svg(found))
     print(as_text(found) if wants_table(settings.output) else report.as_json(as_json(found)))
     return 0

@@ -154,8 +154,9 @@ def read(policy: Policy, a: Evidence, b: Evidence, sibling: np.random.Generator 
                if row.task in left_out and row.status != "not evaluated"]  # fmt: skip
     fit = [row for row in rows if row.task not in left_out]
     if not fit:
-        why = "; ".join(f"{task}: {reason}" for task, reason in left_out.items()) or "the policy has none"
-        raise ConfigError(f"No blocking task of {a.id} can be simulated: {why}.")
+        why = "; ".join(f"{task}: {reason}" for task, reason in list(left_out.items())[:3]) or "the policy has none"
+        more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        raise ConfigError(f"No blocking task of {a.id} can be simulated: {why}{more}.")
     table: dict[Hashable, int] = {}
     codes = [np.array([table.setdefault(name, len(table)) for name in _units(a, row)], np.intp) for row in fit]
     parts = tuple(_part(policy, a, b, row, of, len(table), sibling) for row, of in zip(fit, codes, strict=True))

@@ -286,7 +286,7 @@ def _notes(score: Score, card: dict[str, Any], whole: Score | None) -> list[str]
         notes.append(f"{card['truncated']:,} prompts cut")
     if score.n and score.parse_failures >= MANY * score.n:
         notes.append(f"no answer found in {score.parse_failures:,} of {score.n:,}")
-    if report._at_chance(score):
+    if report.at_chance(score):
         notes.append("at chance: the interval reaches what guessing gives")
     if score.ci_low is None or score.ci_high is None:
         notes.append(score.method or "no interval")
