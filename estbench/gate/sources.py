@@ -119,7 +119,7 @@ def refusal(baseline: Evidence, candidate: Evidence, fatal: Sequence[Problem]) -
     kinds = ", ".join(dict.fromkeys(problem.kind for problem in fatal))
     shown = "; ".join(str(problem) for problem in fatal[:3])
     more = f"; and {len(fatal) - 3} more" if len(fatal) > 3 else ""
-    here = "" if {problem.kind for problem in fatal} - SAME_AGAIN else " and its weights are not here to ask again"
+    here = "" if {problem.kind for problem in fatal} - SAME_AGAIN else "; its weights are not here to ask again"
     return ConfigError(
         f"{candidate.name} and {baseline.name} are not comparable in {kinds}: {shown}{more}{here}. Evaluate both the "
         "same way, or make a new baseline."

@@ -25,9 +25,9 @@ from estbench.evidence import Evidence
 from estbench.gate.policy import Policy, Rule
 from estbench.runs import Score
 from estbench.stats import Difference, holm, pooled
-from estbench.stats.distributions import binomial_cdf, normal_tail
+from estbench.stats.distributions import binomial_cdf, normal_quantile, normal_tail
 from estbench.stats.families import step_down
-from estbench.stats.paired import REPLICATES, widened
+from estbench.stats.paired import POWER, REPLICATES, widened
 
 EXIT = {"pass": 0, "regression": 1, "undecided": 3, "not evaluated": 4}
 GUARD = 0.001  # how sure a broken floor or format has to be
@@ -154,7 +154,7 @@ def judge(
     rejected = step_down(p_values, weights, alpha, nominal) if family else []
     tail = nominal(1 - policy.confidence)
     verdicts = [
-        _verdict(row, p, better, found, nominal(alpha * weight / sum(weights)), tail)
+        _verdict(row, p, better, found, nominal(alpha * weight / sum(weights)), tail, policy.strict)
         for row, p, better, found, weight in zip(family, p_values, adjusted, rejected, weights, strict=True)
     ]
     pool = verdicts.pop() if together else None
@@ -229,7 +229,7 @@ def _look(policy: Policy, candidate: Evidence, baseline: Evidence, task: str, re
         row.status = "regression"
     elif found.difference.n < least and not found.difference.identical:
         row.status = "undecided"
-        row.reasons.append(f"n = {found.difference.n:,}, the policy asks for {least:,}")
+        row.reasons.append(f"the policy asks for {least:,} documents")
     elif row.difference.value is None or row.difference.error is None:
         row.status = "undecided"
         row.reasons.append(row.difference.method)
@@ -281,7 +281,20 @@ def _p(policy: Policy, row: Row) -> float:
     return row.difference.p_below(-row.margin / row.scale if policy.strict else 0.0)
 
 
-def _verdict(row: Row, p: float, adjusted: float, rejected: bool, level: float, tail: float) -> TaskVerdict:
+def _detectable(row: Row, level: float, strict: bool) -> float | None:
+    """The fall, in points or bits, that is a regression four times in five: significant, and beyond the margin."""
+    found = row.difference
+    seen = found.detectable(level) if found else None
+    if not found or not found.error or seen is None:
+        return None
+    if strict:
+        return row.margin + row.scale * seen
+    return max(row.scale * seen, row.margin + row.scale * normal_quantile(1 - POWER) * found.error)
+
+
+def _verdict(
+    row: Row, p: float, adjusted: float, rejected: bool, level: float, tail: float, strict: bool
+) -> TaskVerdict:
     """A tested row. level: what its p-value had to be; tail: of the bound that a pass needs."""
     found = row.difference
     assert found is not None and found.value is not None
@@ -296,13 +309,12 @@ def _verdict(row: Row, p: float, adjusted: float, rejected: bool, level: float, 
         distance, wanted = (found.value - limit, tail) if found.value > limit else (found.value, level)
         needed = found.documents_for(distance, wanted)
         needed = needed if needed and found.n < needed <= MOST * found.n else None
-    seen = found.detectable(level)
     return _settled(
         row,
         status,
         p=p,
         p_adjusted=adjusted,
-        detectable=max(row.scale * seen, row.margin) if seen else None,
+        detectable=_detectable(row, level, strict),
         needed=needed,
     )
 
@@ -326,5 +338,5 @@ def _outside(policy: Policy, row: Row, alpha: float, nominal: Nominal, tail: flo
     """A row outside of the family: settled, or advisory (tested alone, at the same alpha)."""
     if row.tested:
         p, level = _p(policy, row), nominal(alpha)
-        return _verdict(row, p, p, p <= level, level, tail)
+        return _verdict(row, p, p, p <= level, level, tail, policy.strict)
     return _settled(row, row.status or "undecided")
