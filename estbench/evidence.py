@@ -22,11 +22,14 @@ from typing import Any
 from estbench.errors import ConfigError, DataError, StoreError
 from estbench.home import home
 from estbench.runs import Run, Score, find_run, write_json
+from estbench.scoring import BOUNDS
 
 FORMAT = 1
 FOLDER = Path("baselines")
 LARGEST = 256 << 20  # bytes of a baseline file, packed or not
 SECONDS = 60  # for a baseline behind a URL
+TEXTS, FLAGS = ("task", "metric", "method"), ("higher_is_better", "primary")  # fields of a score, by what they hold
+COUNTS = ("n", "n_planned", "parse_failures", "errors")
 KEPT = ("name", "run", "created", "partial", "model", "engine", "identity", "settings", "command", "versions")
 
 
@@ -217,16 +220,30 @@ def _fetch(url: str) -> bytes:
     return content
 
 
+def _score(row: dict[str, Any]) -> Score:
+    """A score from outside; ValueError where a field is not what it has to be."""
+    score = Score(**{field.name: row[field.name] for field in fields(Score) if field.name in row})
+    numbers = (score.value, score.ci_low, score.ci_high, score.chance)
+    fits = (
+        all(isinstance(getattr(score, name), str) for name in TEXTS)
+        and all(type(getattr(score, name)) is int for name in COUNTS)
+        and all(isinstance(getattr(score, name), bool) for name in FLAGS)
+        and all(number is None or (isinstance(number, int | float) and math.isfinite(number)) for number in numbers)
+        and all(text is None or isinstance(text, str) for text in (score.signature, score.reason))
+        and score.unit in BOUNDS
+    )
+    if not fits:
+        raise ValueError("a score of it is none")
+    return score
+
+
 def _of_file(content: bytes, origin: str) -> Evidence:
     try:
         whole = json.loads(content)
         if not isinstance(whole, dict) or whole.get("baseline") != FORMAT:
             raise ValueError("it is no baseline file of this version")
-        known_fields = {field.name for field in fields(Score)}
-        scores = [Score(**{key: row[key] for key in row if key in known_fields}) for row in whole["scores"]]
+        scores = [_score(row) for row in whole["scores"]]
         manifest = {key: value for key, value in whole.items() if key not in ("scores", "items", "baseline")}
-        if any(not math.isfinite(score.value) for score in scores if score.value is not None):
-            raise ValueError("a score is not a number")
         needed = {"name", "run", "model", "engine", "identity", "tasks"}
         if lacking := needed - manifest.keys():
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from estbench import identity, runner
 from estbench.config import EvalSettings
+from estbench.evidence import Evidence, Items
 from estbench.home import home
 from estbench.runs import Run, Sample, Score, file_name, write_json, write_lines
 from estbench.scoring import score_task
@@ -83,3 +85,30 @@ def sibling(share: float, discordance: float, seed: int = 1) -> Callable[..., li
         return samples
 
     return change
+
+
+LETTERS = ("a", "b", "c", "d")
+
+
+def synthetic(name: str, values: dict[str, np.ndarray], share: float = 1.0) -> Evidence:
+    """A run whose documents have these values: its first documents."""
+    card = {"form": "chat", "primary": "acc", "data": {"path": "own"}, "plan_hash": "p", "scorer": "s", "shots": 0}
+    manifest: dict[str, Any] = {"name": name, "run": name, "model": {"chat_template": None}, "engine": {"engine": "hf"}}
+    evidence = Evidence(manifest | {"identity": {}, "tasks": dict.fromkeys(values, card)}, [], None, {})
+    for task, column in values.items():
+        n = math.ceil(share * len(column) - 1e-9)
+        docs = [f"{task}{place}" for place in range(n)]
+        empty = [False] * n
+        column_of = {"acc": column[:n].tolist()}
+        evidence._read[task] = Items(docs, [None] * n, [f"{name}{d}" for d in docs], empty, empty, [-1] * n, column_of)
+    return evidence
+
+
+def pair(rng: np.random.Generator, fall: float, discordance: float = 0.15, n: int = 600) -> list[dict[str, np.ndarray]]:
+    """0/1 values of a candidate and its baseline in each task; the candidate's score is lower by `fall`."""
+    sides: list[dict[str, np.ndarray]] = [{}, {}]
+    for task in LETTERS:
+        kind = rng.choice(4, n, p=[(discordance - fall) / 2, (discordance + fall) / 2, 0.6, 0.4 - discordance])
+        sides[0][task] = np.isin(kind, (0, 2)).astype(float)
+        sides[1][task] = np.isin(kind, (1, 2)).astype(float)
+    return sides

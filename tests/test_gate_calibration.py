@@ -252,7 +252,7 @@ def test_what_is_not_simulated_is_named() -> None:
     found = calibrate(policy, runs, 100, say=quiet)
     assert [curve.task for curve in found.curves] == ["t0"]  # t1 is advisory
     assert set(found.left_out) == {"small", "absent"}
-    assert "small is not simulated: the policy asks for 100 documents" in calibration.as_text(found)
+    assert "small is not simulated: n = 40, the policy asks for 100" in calibration.as_text(found)
     with pytest.raises(ConfigError, match="No blocking task of one-1 can be simulated: absent: "):
         calibrate(Policy(tasks=("absent",)), runs, 100, say=quiet)
 

@@ -2,69 +2,37 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
 import pytest
+from gate_world import LETTERS, pair, synthetic
 
 from estbench.errors import ConfigError
-from estbench.evidence import Evidence, Items
 from estbench.gate import looks
 from estbench.gate.looks import Budget
 from estbench.gate.policy import Policy, Pool
 from estbench.gate.verdict import Verdict, decide
 
-TASKS = ("a", "b", "c", "d")
-N = 600
-COUNTS = dict.fromkeys(TASKS, N)
+COUNTS = dict.fromkeys(LETTERS, 600)
 
 
-def made(name: str, values: dict[str, np.ndarray], share: float = 1.0) -> Evidence:
-    """A run whose documents have these values: its first documents."""
-    card = {"form": "chat", "primary": "acc", "data": {"path": "own"}, "plan_hash": "p", "scorer": "s", "shots": 0}
-    manifest: dict[str, Any] = {"name": name, "run": name, "model": {"chat_template": None}, "engine": {"engine": "hf"}}
-    evidence = Evidence(manifest | {"identity": {}, "tasks": dict.fromkeys(values, card)}, [], None, {})
-    for task, column in values.items():
-        n = math.ceil(share * len(column) - 1e-9)
-        docs = [f"{task}{place}" for place in range(n)]
-        empty = [False] * n
-        column_of = {"acc": column[:n].tolist()}
-        evidence._read[task] = Items(docs, [None] * n, [f"{name}{d}" for d in docs], empty, empty, [-1] * n, column_of)
-    return evidence
-
-
-def pair(rng: np.random.Generator, fall: float, discordance: float = 0.15) -> list[dict[str, np.ndarray]]:
-    """0/1 values of a candidate and its baseline in each task; the candidate's score is lower by `fall`."""
-    sides: list[dict[str, np.ndarray]] = [{}, {}]
-    for task in TASKS:
-        kind = rng.choice(4, N, p=[(discordance - fall) / 2, (discordance + fall) / 2, 0.6, 0.4 - discordance])
-        sides[0][task] = np.isin(kind, (0, 2)).astype(float)
-        sides[1][task] = np.isin(kind, (1, 2)).astype(float)
-    return sides
-
-
-def in_looks(policy: Policy, sides: list[dict[str, np.ndarray]]) -> tuple[list[Verdict], float]:
+def in_looks(policy: Policy, both: list[dict[str, np.ndarray]]) -> tuple[list[Verdict], float]:
     """The last verdicts, and the share of documents that they needed."""
-    mine, theirs = sides
-    whole = made("baseline", theirs)
-    found = list(
-        looks.sequence(
-            policy, policy.looks, lambda share: made("candidate", mine, share), [("baseline", lambda _: whole)], COUNTS
-        )
-    )
+    mine, theirs = both
+    whole = synthetic("baseline", theirs)
+    sides: list[tuple[str, looks.Side]] = [("baseline", lambda _: whole)]
+    found = list(looks.sequence(policy, policy.looks, lambda at: synthetic("candidate", mine, at), sides, COUNTS))
     share, verdicts = found[-1]
     return verdicts, share
 
 
 @pytest.mark.parametrize("fall", [0.14, -0.12], ids=["a clear fall", "a clear gain"])
 def test_clear_cases_have_the_same_verdict_for_a_third_of_the_documents(fall: float) -> None:
-    rng, policy = np.random.default_rng(1), Policy(margin=2, pool=Pool(margin=1), tasks=TASKS)
+    rng, policy = np.random.default_rng(1), Policy(margin=2, pool=Pool(margin=1), tasks=LETTERS)
     shares, agreed = [], 0
     for _ in range(40):
         sides = pair(rng, fall)
         verdicts, share = in_looks(policy, sides)
-        whole = decide(policy, made("candidate", sides[0]), made("baseline", sides[1]))
+        whole = decide(policy, synthetic("candidate", sides[0]), synthetic("baseline", sides[1]))
         agreed += verdicts[0].status == whole.status == ("regression" if fall > 0 else "pass")
         shares.append(share)
     assert agreed == 40
@@ -72,7 +40,7 @@ def test_clear_cases_have_the_same_verdict_for_a_third_of_the_documents(fall: fl
 
 
 def test_a_case_that_is_not_clear_is_looked_at_to_the_end() -> None:
-    rng, policy = np.random.default_rng(2), Policy(margin=2, pool=Pool(margin=1), tasks=TASKS)
+    rng, policy = np.random.default_rng(2), Policy(margin=2, pool=Pool(margin=1), tasks=LETTERS)
     shares = [in_looks(policy, pair(rng, 0.015))[1] for _ in range(10)]
     assert np.mean(shares) > 0.8
 
@@ -84,9 +52,9 @@ def alarms(policy: Policy, sims: int, nominal: bool = True) -> int:
         if nominal:
             count += in_looks(policy, sides)[0][0].status == "regression"
             continue
-        whole = made("baseline", sides[1])
+        whole = synthetic("baseline", sides[1])
         count += any(
-            decide(looks.at_look(policy, COUNTS), made("candidate", sides[0], share), whole).status == "regression"
+            decide(looks.at_look(policy, COUNTS), synthetic("candidate", sides[0], share), whole).status == "regression"
             for share in policy.looks
         )
     return count
@@ -94,14 +62,14 @@ def alarms(policy: Policy, sims: int, nominal: bool = True) -> int:
 
 @pytest.mark.slow
 def test_five_looks_at_equal_models_alarm_no_more_often_than_one() -> None:
-    policy = Policy(margin=0, pool=Pool(margin=0), tasks=TASKS)
+    policy = Policy(margin=0, pool=Pool(margin=0), tasks=LETTERS)
     assert alarms(policy, 600) <= 42  # 5 % are 30; 42 is its 99 % bound
 
 
 @pytest.mark.slow
 def test_looks_without_alpha_spending_alarm_too_often() -> None:
     """Negative control: the same five looks, each at the whole of alpha."""
-    policy = Policy(margin=0, pool=Pool(margin=0), tasks=TASKS)
+    policy = Policy(margin=0, pool=Pool(margin=0), tasks=LETTERS)
     assert alarms(policy, 300, nominal=False) > 30
 
 
@@ -109,9 +77,9 @@ def test_a_pool_that_passes_early_does_not_stop_it_while_a_task_is_open() -> Non
     rng = np.random.default_rng(4)
     mine, theirs = pair(rng, -0.25, 0.3)
     mine["d"], theirs["d"] = pair(rng, 0.02)[0]["d"], pair(rng, 0.02)[1]["d"]
-    policy = Policy(margin=2, pool=Pool(margin=1), tasks=TASKS)
-    first = looks.sequence(policy, policy.looks, lambda share: made("candidate", mine, share),
-                           [("baseline", lambda _: made("baseline", theirs))], COUNTS)  # fmt: skip
+    policy = Policy(margin=2, pool=Pool(margin=1), tasks=LETTERS)
+    first = looks.sequence(policy, policy.looks, lambda share: synthetic("candidate", mine, share),
+                           [("baseline", lambda _: synthetic("baseline", theirs))], COUNTS)  # fmt: skip
     _, verdicts = next(first)
     assert verdicts[0].pool is not None and verdicts[0].pool.status == "pass"
     assert not looks.is_clear(verdicts) and next(first)[0] == 0.2

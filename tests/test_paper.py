@@ -214,6 +214,57 @@ def test_runs_without_documents_are_shown_and_not_tested(make: Make) -> None:
     assert "95.0" in paper.as_markdown(found) and "No two models were compared" in paper.as_markdown(found)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_the_run_without_documents_is_the_one_that_is_marked(make: Make, first: bool) -> None:
+    whole, bare = make("whole", a=right(100)), without_documents(make("bare", a=right(190)))
+    found = paper.table([bare, whole] if first else [whole, bare])
+    assert "nothing can be paired" in notes(found, "bare") and "not compared" not in notes(found, "whole")
+    assert found.columns[0].best == found.labels.index("whole") and bold(found) == []
+
+
+def test_what_the_head_does_not_say_of_a_run_is_in_its_note(make: Make) -> None:
+    engine = {"engine": {"engine": "vllm", "dtype": "float32"}}
+    bare = without_documents(make("bare", {"a": {"shots": 0, "form": "chat"}}, engine, a=right(190)))
+    unknown = without_documents(make("unknown", {"a": {"shots": None}}, a=right(190)))
+    found = paper.table([make("x", a=right(100)), make("y", a=right(90)), bare, unknown])
+    for words in ("shots 5 against 0", "form completion against chat", "engine hf, bare with vllm"):
+        assert words in notes(found, "bare")
+    assert "shots 5 against unknown" in notes(found, "unknown") and "form" not in notes(found, "unknown")
+    same = without_documents(make("same", a=right(190)))  # nothing else differs, and nothing else is said
+    assert "against" not in notes(paper.table([make("x", a=right(100)), same]), "same")
+
+
+def test_other_shots_on_other_documents_are_said(make: Make) -> None:
+    other = elsewhere(make("other", {"a": {"shots": 0, "plan_hash": "o"}}, a=right(190)), 0)
+    found = paper.table([make("x", a=right(100)), other])
+    assert "0 of 200 documents" in notes(found, "other") and "shots 5 against 0" in notes(found, "other")
+
+
+def test_bold_by_a_test_on_few_documents_is_said(make: Make) -> None:
+    few, most = (elsewhere(make(name, a=right(60)), kept) for name, kept in (("few", 5), ("most", 190)))
+    found = paper.table([make("best", a=right(180)), few, most])
+    assert bold(found) == ["best", "few"]
+    assert "compared with the best on 5 of its 200 documents" in notes(found, "few")
+    assert "compared with the best" not in notes(found, "most") + notes(found, "best")
+
+
+def without_documents(run: Evidence) -> Evidence:
+    assert run.run is not None
+    shutil.rmtree(run.run.path / "samples")
+    return evidence.of_run(Run(run.run.path))
+
+
+def elsewhere(run: Evidence, kept: int) -> Evidence:
+    """The run on documents of which only the first `kept` are those of others."""
+    assert run.run is not None
+    for part, read in (("samples", run.run.samples), ("plan", run.run.plan)):
+        lines = [asdict(row) for row in read("a")]
+        for row in lines[kept:]:
+            row["doc_hash"] += " of another set"
+        write_lines(run.run.path / part / "a.jsonl.gz", lines)
+    return evidence.of_run(Run(run.run.path))
+
+
 # --- what is marked ---------------------------------------------------------------------------------------------------
 
 
@@ -238,7 +289,8 @@ def test_partial_sample_cut_unanswered_unread_and_chance_scores_are_marked(make:
     assert notes(found, "partial") == "partial: 50 of 900 documents"
     assert "4 of 200 documents without a response" in notes(found, "odd") and "3 prompts cut" in notes(found, "odd")
     assert "the task's own sample" in notes(found, "odd") and "at chance" in notes(found, "odd")
-    assert notes(found, "whole") == "" and found.columns[0].n == N
+    assert notes(found, "whole") == "compared with the best on 50 of its 200 documents"  # the partial one is the best
+    assert found.columns[0].n == N and notes(paper.table(list(found.runs[::2])), "whole") == ""
 
 
 def test_unverified_weights_are_marked(make: Make) -> None:

@@ -33,7 +33,7 @@ from estbench.stats import Difference
 from estbench.stats.ranks import TaskValues
 
 ALPHA = 0.05
-MANY = 0.1  # share of answers in which none was found that is worth a note
+MANY = 0.1  # share of answers in which none was found, or of documents without a pair, that is worth a note
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,8 @@ def _tasks(runs: Sequence[Evidence], tasks: Sequence[str]) -> list[str]:
 def _column(runs: Sequence[Evidence], task: str) -> Column:
     having = [at for at, run in enumerate(runs) if task in run.tasks]
     scored = [at for at in having if _score(runs[at], task, str(runs[at].tasks[task]["primary"]))[0]]
-    alike = max(_camps(runs, task, scored), key=len, default=[])
+    camps = _camps(runs, task, scored)
+    alike = max(camps, key=lambda camp: (len(camp), _apart(runs[camp[0]], runs[camp[0]], task) is None), default=[])
     first = next(iter([*alike, *having]), None)
     card = {} if first is None else runs[first].tasks[task]
     metric = str(card.get("primary") or "")
@@ -186,8 +187,11 @@ def _cells(
     cells = []
     for at, (run, (score, reason)) in enumerate(zip(runs, scores, strict=True)):
         notes = _notes(score, run.tasks[task], whole) if score else [reason]
-        if isinstance(untested := tests.get(at), str):
-            notes.append(f"not tested against the best: {untested}")
+        test = tests.get(at)
+        if isinstance(test, str):
+            notes.append(f"not tested against the best: {test}")
+        elif score and test and test.n < (1 - MANY) * score.n:
+            notes.append(f"compared with the best on {test.n:,} of its {score.n:,} documents")
         cells.append(Cell(score, tuple(notes), at in alike, **tested.get(at, {})))
     return cells
 
@@ -223,13 +227,23 @@ def _camps(runs: Sequence[Evidence], task: str, places: Sequence[int]) -> list[l
 
 def _apart(a: Evidence, b: Evidence, task: str) -> str | None:
     """Why b can't be compared with a."""
-    one, other = a.tasks[task]["primary"], b.tasks[task]["primary"]
-    if one != other:
-        return f"its primary metric is {other}"
+    one, other = a.tasks[task], b.tasks[task]
+    if one["primary"] != other["primary"]:
+        return f"its primary metric is {other['primary']}"
+    reasons = []
     try:
-        return "; ".join(problem.text for problem in problems(a, b, [task])) or None
+        found = problems(a, b, [task])
     except StoreError as error:
-        return str(error).rstrip(".")
+        reasons, found = [str(error).rstrip(".")], problems(a, b, [])
+    reasons += [problem.text for problem in found]
+    if not reasons:
+        return None
+    said = {problem.kind for problem in found}
+    for key, kind in (("form", "form"), ("shots", "prompts")):  # where no document could show it
+        if kind not in said and one.get(key) != other.get(key):
+            words = ["unknown" if card.get(key) is None else card[key] for card in (one, other)]
+            reasons.append(f"{key} {words[0]} against {words[1]}")
+    return "; ".join(reasons)
 
 
 def _test(best: Evidence, other: Evidence, task: str, metric: str) -> Difference | str:

@@ -145,7 +145,7 @@ def difference(
 
     0/1 values: McNemar's one-sided mid-p at 0 (Lancaster 1961; Fagerland et al. 2013) and Tango's score interval (Tango
     1998); with clusters both at the effective sample size, with t quantiles of G − 1. Other values: clustered t with
-    two more clusters, one better and one worse by as much as any document is (as Bonett & Price 2012 do for 0/1: a few
+    two more clusters, one better and one worse by as much as any is (as Bonett & Price 2012 do for 0/1: a few
     rare differences do not look more certain than they are); with fewer than 30 clusters the test of 0 flips signs.
 
     span: what separates the worst possible value from the best; None: no bound. units: names of the documents.
@@ -159,9 +159,10 @@ def difference(
     if refused := _refusal(d, count, better, worse):
         return refused
     value = float(d.mean())
+    sums = np.asarray(np.bincount(codes, d, minlength=count), float)
     influence = np.bincount(codes, d - value, minlength=count) / len(d)
     binary = bool(np.isin(one, (0.0, 1.0)).all() and np.isin(other, (0.0, 1.0)).all())
-    largest = float(np.abs(d).max()) or span
+    largest = float(np.abs(sums).max()) * count / len(d) or span
     if largest is None:
         return Difference(value, len(d), names, better, worse, "no interval: no variation between documents")
     error = _error(influence, value, count, largest)
@@ -174,9 +175,9 @@ def difference(
             tails = binomial_mid_p(better, better + worse), binomial_mid_p(worse, better + worse)
             return Difference(*shared, "McNemar mid-p, Tango", error, influence, law, tails if better + worse else None)
         method = f"Tango{grouped}, effective n {effective:.0f}"
-        return Difference(*shared, method, error, influence, law, _few(d, codes, count))
+        return Difference(*shared, method, error, influence, law, _few(sums))
     law_of_t = StudentT(value * count / (count + 2), error, count - 1.0)
-    flips = _few(d, codes, count)
+    flips = _few(sums)
     return Difference(*shared, f"{'sign flips and ' if flips else ''}t{grouped}", error, influence, law_of_t, flips)
 
 
@@ -297,9 +298,9 @@ def _design_effect(d: Floats, codes: NDArray[np.intp], count: int) -> float:
     return max(1.0, float(count / (count - 1) * clustered / alone))
 
 
-def _few(d: Floats, codes: NDArray[np.intp], count: int) -> tuple[float, float] | None:
+def _few(sums: Floats) -> tuple[float, float] | None:
     """One-sided p-values of the sign-flip test of clusters, where there are few of them."""
-    return sign_flip(np.bincount(codes, d, minlength=count)) if count < FEW else None
+    return sign_flip(sums) if len(sums) < FEW else None
 
 
 def sign_flip(sums: ArrayLike, seed: int = 0) -> tuple[float, float]:

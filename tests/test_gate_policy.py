@@ -1,0 +1,168 @@
+"""A gate's policy: what is read, and that every slip is one line with the file, the line and the cure."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estbench.errors import ConfigError
+from estbench.gate import policy as policies
+from estbench.gate.policy import Policy, Pool, Reference, Rule, read
+from estbench.registry import Registry
+
+
+def written(folder: Path, text: str | bytes) -> str:
+    path = folder / "gate.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def test_a_policy_is_read_whole(tmp_path: Path) -> None:
+    text = """
+alarms_per_year: 2
+runs_per_year: 400
+margin: 1.5
+pool: {margin: 0.5, share: 0.3}
+strict: true
+tasks:
+  mini:
+  estcopa: {margin: 3, weight: 2, floor: 55.5, minimum_n: 50, maximum_parse_failures: 0.1, metric: acc_norm}
+advisory: mini_gec, mini_qa
+noise: {mini_copa: 0.4}
+reference: {baseline: release, margin: 4}
+previous: main
+allow: [engine]
+looks: [0.25, 1]
+"""
+    found = read(written(tmp_path, text))
+    assert (found.alpha, found.margin, found.strict, found.looks) == (2 / 400, 1.5, True, (0.25, 1.0))
+    assert (found.pool, found.reference) == (Pool(0.5, 0.3), Reference("release", 4.0))
+    assert found.tasks == (*Registry().suites["mini"].tasks, "estcopa")
+    assert found.rule("estcopa") == Rule(True, 3.0, 2.0, "acc_norm", 50, 55.5, 0.1)
+    assert not found.rule("mini_gec").blocking and found.rule("mini_inflect") == Rule()
+    assert found.rule("mini_copa").noise == 0.4
+    assert (found.previous, found.allow) == ("main", ("engine",))
+    pinned = found.for_reference()
+    assert (pinned.margin_of("estcopa", "proportion"), pinned.pool.margin) == (4.0, 0.5)
+
+
+def test_margins_are_points_or_bits() -> None:
+    found = Policy(margin=2, margin_bits=0.01, rules={"b": Rule(margin=0.3)})
+    assert [found.margin_of(*asked) for asked in (("a", "proportion"), ("a", "bits"), ("b", "bits"))] == [2, 0.01, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("margin: 1\nmargn: 2\n", 2, "'margin'"),
+        ("margin: 1\nmargin: 2\n", 2, "margin is there twice"),
+        ("margin: viis\n", 1, "'viis' is no number"),
+        ("\n\nmargin: .nan\n", 3, "nan is no number"),
+        ("margin: -1\n", 1, "below 0"),
+        ("margin: true\n", 1, "True is no number"),
+        ("alpha: 0\n", 1, "is not from"),
+        ("alpha: 0.1\nalarms_per_year: 1\n", 2, "keep one"),
+        ("alarms_per_year: 1\n", 1, "belong together"),
+        ("alarms_per_year: 400\nruns_per_year: 365\n", 1, "no gate"),
+        ("confidence: 1\n", 1, "is not from"),
+        ("minimum_n: 2.5\n", 1, "no whole number"),
+        ("strict: maybe\n", 1, "neither true nor false"),
+        ("looks: [0.1, 0.5]\n", 1, "end with 1"),
+        ("looks: [0.5, 0.1, 1]\n", 1, "have to grow"),
+        ("looks: 1\n", 1, "list of shares"),
+        ("allow: [engines]\n", 1, "'engines' is not one of engine"),
+        ("pool: 3\n", 1, "keys and values"),
+        ("pool: {margin: 1, shares: 2}\n", 1, "'share'"),
+        ("tasks: estcopas\n", 1, "'estcopa'"),
+        ("tasks:\n  estcopa: {margins: 1}\n", 2, "'margin'"),
+        ("tasks:\n  estcopa:\n    floor: low\n", 3, "no number"),
+        ("tasks: [1, 2]\n", 1, "1 is no text"),
+        ("advisory: {}\n", 1, "no list of names"),
+        ("noise: [estcopa]\n", 1, "a value for each task"),
+        ("noise:\n  estcopa: -1\n", 2, "below 0"),
+        ("reference: {margin: 2}\n", 1, "needs a baseline"),
+        ("previous: ''\n", 1, "no text"),
+        ("margin: [1\n", 2, "not valid YAML"),
+        ("? [1]\n: 2\n", 1, "no word"),
+        ("- margin\n", 1, "keys and values"),
+        ("", 1, "keys and values"),
+        ("!!python/object/apply:os.system ['true']\n", 1, "not valid YAML"),
+    ],
+)
+def test_a_slip_names_the_line_and_the_cure(tmp_path: Path, text: str, line: int, words: str) -> None:
+    name = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        read(name)
+    assert str(caught.value).startswith(f"{name}, line {line}: ") and words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x00\x01"])
+def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ConfigError, match=r"gate\.yaml"):
+        read(written(tmp_path, content))
+
+
+def test_a_folder_and_a_name_that_is_none(tmp_path: Path) -> None:
+    for word in (str(tmp_path), "corre", "no/such/file.yaml"):
+        with pytest.raises(ConfigError, match="There is no policy"):
+            read(word)
+
+
+def test_aliases_that_multiply_end_at_once(tmp_path: Path) -> None:
+    rows = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    rows += [f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]" for i in range(8)]
+    begun = time.monotonic()
+    with pytest.raises(ConfigError):
+        read(written(tmp_path, "\n".join(rows)))
+    with pytest.raises(ConfigError, match="a list is no number"):
+        read(written(tmp_path, "tasks: &t [estcopa]\nmargin: *t\n"))
+    assert time.monotonic() - begun < 5
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=150)
+def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "any.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        assert isinstance(read(str(folder / "any.yaml")), Policy)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+KEYS = st.sampled_from([*policies.KEYS, *policies.RULE_KEYS, "x"])
+VALUES = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-5, 500), st.floats(), st.sampled_from(["estcopa", "core", "1", ""])
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=5))
+@settings(max_examples=200)
+def test_any_keys_and_values_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: dict[str, object]
+) -> None:
+    import yaml
+
+    path = tmp_path_factory.getbasetemp() / "keys.yaml"
+    path.write_text(yaml.safe_dump(content), "utf-8")
+    try:
+        assert isinstance(read(str(path)), Policy)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+def test_the_shipped_policies_are_of_real_suites() -> None:
+    names = policies.shipped()
+    assert set(names) == {"core", "core_base", "checkpoint", "mini"}
+    for name in names:
+        found = read(name)
+        assert found.name == name and found.tasks == tuple(Registry().suites[name].tasks)
