@@ -11,6 +11,7 @@ import dataclasses
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -335,7 +336,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _leave_stdout()  # the reader of a pipe left; nothing is wrong
         return 0
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError):
+            traceback.print_exc()
+            report.say("estbench: this is a mistake in estbench. What is stored is kept; please report it.")
+            return 4  # and not Python's 1, which is a regression or a failed check
         _leave_stdout()
         report.say(f"estbench: {error.strerror}{f': {error.filename}' if error.filename else ' while writing output'}.")
         return 4

@@ -145,7 +145,7 @@ def _difference(
     low, high = BOUNDS[unit] if metric else (-math.inf, math.inf)
     span = high - low if math.isfinite(high - low) else None
     found = stats.difference(one, other, clusters, units=docs, span=span, higher_is_better=higher)
-    return (float(np.mean(one)), float(np.mean(other)), found) if one else (None, None, found)
+    return (_finite(float(np.mean(one))), _finite(float(np.mean(other))), found) if one else (None, None, found)
 
 
 def _finite(value: float) -> float | None:

@@ -15,6 +15,7 @@ import json
 import math
 import urllib.request
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from estbench.scoring import BOUNDS
 
 FORMAT = 1
 FOLDER = Path("baselines")
-LARGEST = 256 << 20  # bytes of a baseline file, packed or not
+LARGEST = 64 << 20  # bytes of a baseline file; `core` takes about one million
+UNPACKED = 64 << 20  # bytes of a task's items
+HUGE = 1e300
 SECONDS = 60  # for a baseline behind a URL
 TEXTS, FLAGS = ("task", "metric", "method"), ("higher_is_better", "primary")  # fields of a score, by what they hold
 COUNTS = ("n", "n_planned", "parse_failures", "errors")
@@ -59,7 +62,8 @@ class Evidence:
 
     @property
     def name(self) -> str:
-        return str(self.manifest["name"])
+        """What people call it; nothing in it moves a terminal's cursor."""
+        return "".join(sign if sign.isprintable() else "�" for sign in str(self.manifest["name"]))
 
     @property
     def id(self) -> str:
@@ -182,22 +186,44 @@ def _pack(value: dict[str, Any]) -> str:
 def _unpack(text: str, origin: str) -> Items:
     try:
         opened = zlib.decompressobj()
-        raw = opened.decompress(base64.b64decode(text, validate=True), LARGEST)
+        raw = opened.decompress(base64.b64decode(text, validate=True), UNPACKED)
         if opened.unconsumed_tail:
             raise ValueError("it is too large")
-        row = json.loads(raw)
-        items = Items(**row)
-        columns: list[list[Any]] = [items.clusters, items.keys, items.parse_failure, items.empty, items.length]
-        columns += items.values.values()
-        if any(len(column) != len(items.docs) for column in columns) or not all(map(_is_text, items.docs)):
-            raise ValueError("its columns differ in length")
-    except (ValueError, TypeError, AttributeError, zlib.error, RecursionError) as error:
+        items = Items(**json.loads(raw))
+        _check(items)
+    except (ValueError, TypeError, AttributeError, OverflowError, zlib.error, RecursionError) as error:
         raise StoreError(f"The items of {origin} can't be read: {error}. Make the baseline anew.") from None
     return items
 
 
+def _check(items: Items) -> None:
+    """ValueError where columns from outside are not what they have to be."""
+    columns: list[tuple[list[Any], Callable[[Any], bool]]] = [
+        (items.docs, _is_text),
+        (items.keys, _is_text),
+        (items.clusters, lambda value: value is None or isinstance(value, str)),
+        (items.parse_failure, lambda value: isinstance(value, bool)),
+        (items.empty, lambda value: isinstance(value, bool)),
+        (items.length, lambda value: type(value) is int),
+        *((column, _is_value) for column in items.values.values()),
+        *([(items.asked, _is_text)] if items.asked is not None else []),
+    ]
+    fits = all(isinstance(column, list) and len(column) == len(items.docs) for column, _ in columns)
+    if not fits or type(items.errors) is not int or not all(all(map(good, column)) for column, good in columns):
+        raise ValueError("a column of it has the wrong length or type")
+    if len(set(items.docs)) < len(items.docs):
+        raise ValueError("a document is there twice")
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_value(value: Any) -> bool:
+    """Whether a document's value is one: nothing, a finite number, or lists of such."""
+    if isinstance(value, list):
+        return all(map(_is_value, value))
+    return value is None or isinstance(value, str) or (isinstance(value, int | float) and abs(value) < HUGE)
 
 
 def _read(path: Path) -> bytes:
@@ -209,9 +235,18 @@ def _read(path: Path) -> bytes:
         raise StoreError(f"{path} can't be read: {error.strerror}.") from None
 
 
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    """Redirects stay on https where they began there."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise OSError(f"it leads from https to {newurl.partition(':')[0]}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _fetch(url: str) -> bytes:
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as response:
+        with urllib.request.build_opener(_NoDowngrade).open(url, timeout=SECONDS) as response:
             content = bytes(response.read(LARGEST + 1))
     except (OSError, ValueError) as error:
         raise DataError(f"{url} can't be fetched: {getattr(error, 'reason', error)}.") from None
@@ -247,6 +282,12 @@ def _of_file(content: bytes, origin: str) -> Evidence:
         needed = {"name", "run", "model", "engine", "identity", "tasks"}
         if lacking := needed - manifest.keys():
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+        parts = [manifest[key] for key in ("model", "engine", "identity", "tasks")]
+        if not all(isinstance(part, dict) for part in (*parts, *parts[-1].values())):
+            raise ValueError("a part of it has the wrong type")
+        names = (manifest["name"], manifest["run"], *manifest["tasks"])
+        if not all(isinstance(name, str) and name.isprintable() for name in names):
+            raise ValueError("a name in it is none")
         return Evidence(manifest, scores, None, {str(task): str(text) for task, text in whole["items"].items()})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         cure = "`estbench baseline set NAME run=ID` writes one"

@@ -24,7 +24,7 @@ MODEL_KEYS = ("engine", "engine_options", "data", "limit")
 
 def gate(settings: GateSettings) -> int:
     """Decide on a candidate; the exit code is the verdict."""
-    from estbench.gate import looks, policy, reports
+    from estbench.gate import looks, policy, reports, verdict
 
     rules = policy.read(settings.policy)
     files = [report.target(name) for name in (settings.junit, settings.markdown)]
@@ -49,7 +49,7 @@ def gate(settings: GateSettings) -> int:
         print("\n".join([reports.as_text(verdicts), *lines]))
     else:
         print(report.as_json(reports.as_json(verdicts) | extra))
-    return reports.worst(verdicts).exit_code
+    return verdict.worst(verdicts).exit_code
 
 
 def _baselines(settings: GateSettings, rules: Policy) -> list[tuple[str, str]]:

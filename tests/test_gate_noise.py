@@ -96,10 +96,10 @@ def test_the_policy_reads_what_is_printed(tmp_path: Path) -> None:
         noise.TaskNoise("odd: name #1", "acc", "points", (), 1.0, 0.5, 1.0),
         noise.TaskNoise("still", "acc", "points"),
     ]
-    rows.append(noise.TaskNoise("bits", "bits_per_byte", "bits", (), 0.002, 0.00123, 1.0))
+    rows.append(noise.TaskNoise("bits", "bits_per_byte", "bits", (), 0.002, 0.001, 0.00123, 1.0))
     (tmp_path / "gate.yaml").write_text(f"alpha: 0.01\n{noise.policy_lines(rows)}", "utf-8")
     read = policy.read(str(tmp_path / "gate.yaml"))
-    assert rows[0].excess is not None and read.rule("t").noise == pytest.approx(rows[0].excess, abs=0.005)
+    assert rows[0].upper is not None and read.rule("t").noise == pytest.approx(rows[0].upper, abs=0.005)
     assert read.rule("odd: name #1").noise == 0.5 and read.rule("bits").noise == pytest.approx(0.0012)
     assert read.rule("still").noise is None
     assert noise.policy_lines(rows[2:3]) == ""

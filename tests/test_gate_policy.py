@@ -90,6 +90,10 @@ def test_margins_are_points_or_bits() -> None:
         ("? [1]\n: 2\n", 1, "no word"),
         ("- margin\n", 1, "keys and values"),
         ("", 1, "keys and values"),
+        (f"alpha: {'9' * 400}\n", 1, "too large"),
+        ("margin: 1\ndescription: 2001-13-45\n", 2, "can't be read"),
+        ("margin: !!int abc\n", 1, "can't be read"),
+        ("alarms_per_year: 0.000001\nruns_per_year: 1000000\n", 1, "no gate"),
         ("!!python/object/apply:os.system ['true']\n", 1, "not valid YAML"),
     ],
 )
@@ -124,15 +128,20 @@ def test_aliases_that_multiply_end_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 5
 
 
+def read_or_refused(path: Path) -> bool:
+    """Whether a file is read, or refused in one line."""
+    try:
+        return isinstance(read(str(path)), Policy)
+    except ConfigError as error:
+        return "\n" not in str(error)
+
+
 @given(st.text(max_size=200))
 @settings(max_examples=150)
 def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.getbasetemp()
     (folder / "any.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
-    try:
-        assert isinstance(read(str(folder / "any.yaml")), Policy)
-    except ConfigError as error:
-        assert "\n" not in str(error)
+    assert read_or_refused(folder / "any.yaml")
 
 
 KEYS = st.sampled_from([*policies.KEYS, *policies.RULE_KEYS, "x"])
@@ -154,10 +163,7 @@ def test_any_keys_and_values_are_read_or_refused(
 
     path = tmp_path_factory.getbasetemp() / "keys.yaml"
     path.write_text(yaml.safe_dump(content), "utf-8")
-    try:
-        assert isinstance(read(str(path)), Policy)
-    except ConfigError as error:
-        assert "\n" not in str(error)
+    assert read_or_refused(path)
 
 
 def test_the_shipped_policies_are_of_real_suites() -> None:

@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 @given(st.floats(-60, 60), FREEDOMS)
 def test_tails_of_t_are_scipys_also_tiny_ones_and_with_a_fraction_of_freedom(t: float, freedom: float) -> None:
-    assert t_tail(t, freedom) == pytest.approx(scipy_stats.t.sf(t, freedom), rel=1e-9)
+    assert t_tail(t, freedom) == pytest.approx(scipy_stats.t.sf(t, freedom), rel=1e-9, abs=1e-300)
 
 
 @pytest.mark.parametrize(("t", "freedom"), [(300.0, 7.5), (40.0, 50.0), (36.0, 1e6), (1e8, 0.5), (1e-12, 3.0)])
@@ -71,9 +71,10 @@ def test_bounds_of_tiny_levels_are_scipys(freedom: float, tail: float) -> None:
 
 @given(FREEDOMS, st.floats(1e-6, 0.5))
 def test_bounds_and_tails_are_inverse(freedom: float, tail: float) -> None:
-    assert t_tail(t_bound(freedom, tail), freedom) == pytest.approx(tail, rel=1e-8)
-    assert t_bound(freedom, 1 - tail) == pytest.approx(-t_bound(freedom, tail), rel=1e-6, abs=1e-9)
-    assert t_quantile(freedom, 1 - 2 * tail) == pytest.approx(t_bound(freedom, tail), rel=1e-9, abs=1e-12)
+    near = 1e-7  # of a half, where the tail hardly changes with t
+    assert t_tail(t_bound(freedom, tail), freedom) == pytest.approx(tail, rel=2 * near)
+    assert t_bound(freedom, 1 - tail) == pytest.approx(-t_bound(freedom, tail), rel=1e-6, abs=near)
+    assert t_quantile(freedom, 1 - 2 * tail) == pytest.approx(t_bound(freedom, tail), rel=1e-6, abs=near)
 
 
 @given(st.integers(1, 3000), st.floats(0.001, 0.999), st.data())
@@ -99,7 +100,7 @@ def test_mid_p_is_half_of_what_was_seen_and_all_below(n: int, p: float, data: st
     assert binomial_mid_p(k, n, p) == pytest.approx(law.cdf(k - 1) + law.pmf(k) / 2, rel=1e-8, abs=1e-300)
 
 
-@given(st.integers(0, 200), st.data())
+@given(st.integers(0, 40), st.data())
 def test_mid_p_of_both_sides_is_one(n: int, data: st.DataObject) -> None:
     """Negative control: the exact tails of both sides share what was seen."""
     k = data.draw(st.integers(0, n))
@@ -109,18 +110,20 @@ def test_mid_p_of_both_sides_is_one(n: int, data: st.DataObject) -> None:
 
 @given(st.floats(0.1, 500), st.floats(0.1, 500), st.floats(0, 1))
 def test_the_beta_function_is_scipys(a: float, b: float, x: float) -> None:
-    assert beta_share(a, b, x) == pytest.approx(scipy_stats.beta.cdf(x, a, b), rel=1e-7, abs=1e-300)
+    assert beta_share(a, b, x) == pytest.approx(scipy_stats.beta.cdf(x, a, b), rel=1e-7, abs=1e-150)
 
 
 # Families.
 
 
 @given(P_VALUES)
+@settings(max_examples=20)
 def test_holm_is_statsmodels(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))
 
 
 @given(P_VALUES)
+@settings(max_examples=20)
 def test_benjamini_hochberg_is_statsmodels(p_values: list[float]) -> None:
     assert benjamini_hochberg(p_values) == pytest.approx(list(multipletests(p_values, method="fdr_bh")[1]))
 
@@ -264,8 +267,8 @@ def test_shared_units_count_by_simulation() -> None:
     rng = np.random.default_rng(7)
     values, errors = [], []
     for _ in range(1500):
-        common = rng.choice([-1.0, 0.0, 1.0], 300, p=[0.1, 0.8, 0.1])
-        sides = [np.where(rng.random(300) < 0.7, common, rng.permutation(common)) for _ in range(2)]
+        common, *own = (rng.choice([-1.0, 0.0, 1.0], 300, p=[0.1, 0.8, 0.1]) for _ in range(3))
+        sides = [np.where(rng.random(300) < 0.7, common, alone) for alone in own]
         parts = [(difference(np.maximum(d, 0), np.maximum(-d, 0)), 1.0) for d in sides]
         found = pooled(parts)
         values.append(found.value)
@@ -290,8 +293,10 @@ def test_tasks_that_cancel_out_are_no_crash(seed: int, n: int, share: float) -> 
 
 def test_freedom_is_satterthwaites() -> None:
     """Equal variances of 10 and 20 clusters: Welch's degrees of freedom."""
-    parts = [Difference(0.1, 100, tuple((task, at) for at in range(count)), 1, 1, "", 0.05, np.zeros(count))
-             for task, count in enumerate((10, 20))]  # fmt: skip
+    parts = [
+        Difference(0.1, 100, ((task, 0), (task, 1)), 1, 1, "", 0.05, np.zeros(2), freedom=count - 1.0)
+        for task, count in enumerate((10, 20))
+    ]
     freedom = (2 * 0.05**2) ** 2 / (0.05**4 / 9 + 0.05**4 / 19)
     law = scipy_stats.t(freedom, loc=0.1, scale=0.05 / math.sqrt(2))
     assert pooled([(part, 1.0) for part in parts]).low(0.05) == pytest.approx(law.ppf(0.05))
@@ -333,4 +338,4 @@ def test_noise_widens_by_its_variance(extra: float) -> None:
         assert wide.interval() == pytest.approx(law.interval(0.95))
         assert wide.p_below() == pytest.approx(law.sf(0)) and "noise" in wide.method
     assert pooled([(wide, 1.0)]).error == pytest.approx(wide.error)
-    assert widened(identical(9), extra) == identical(9) and widened(difference([], []), extra).value is None
+    assert widened(identical(9), extra).identical and widened(difference([], []), extra).value is None

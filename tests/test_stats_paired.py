@@ -67,6 +67,27 @@ def test_two_sided_p_is_mcnemars_mid_p(better: int, worse: int, both: int, neith
     assert (found.better, found.worse) == (better, worse)
 
 
+@pytest.mark.parametrize(
+    ("better", "worse", "n", "level", "published"),
+    [
+        (1, 7, 21, 0.95, (-0.517, -0.026)),  # Fagerland, Lydersen & Laake 2014, airway hyper-responsiveness
+        (28, 25, 618, 0.90, (-0.0148, 0.0247)),  # R's PropCIs, scoreci.mp(25, 28, 618, 0.9)
+    ],
+)
+def test_tangos_intervals_are_the_published_ones(
+    better: int, worse: int, n: int, level: float, published: tuple[float, float]
+) -> None:
+    found = difference(*pairs(better, worse, n - better - worse, 0))
+    assert found.interval(level) == pytest.approx(published, abs=6e-4 if n < 100 else 6e-5)
+
+
+def test_one_sided_p_is_the_published_mid_p() -> None:
+    """The same children: mid-p 0.039, where the exact test has 0.070."""
+    found = difference(*pairs(1, 7, 5, 8))
+    assert found.p_value() == pytest.approx(0.0391, abs=5e-5)
+    assert found.p_below() == pytest.approx(found.p_value() / 2) and found.p_above() == 1 - found.p_below()
+
+
 def likelihood_score(better: int, worse: int, n: int, than: float) -> float:
     """Tango's statistic by brute force: the nuisance parameter by maximising the likelihood."""
 
@@ -107,6 +128,51 @@ def test_bounds_are_where_the_test_turns_and_swapping_turns_them(
     assert turned.p_below() == pytest.approx(found.p_above())
 
 
+LAWS = ("0/1", "0/1, clusters", "t", "t, clusters", "bootstrap", "jackknife")
+
+
+def of_kind(kind: str, seed: int) -> Difference:
+    """120 documents of two models, in 40 clusters if the kind says so."""
+    rng = np.random.default_rng(seed)
+    a, b = (rng.random(120) < 0.6, rng.random(120) < 0.5) if "0/1" in kind else (rng.random(120), rng.random(120))
+    clusters = (np.arange(120) // 3).tolist() if "clusters" in kind else None
+    if kind in ("bootstrap", "jackknife"):
+        rows = [np.stack([side, np.ones(120)], axis=1) for side in (a, b)]
+        return corpus_difference(*rows, ratio, replicates=2000 * (kind == "bootstrap"))
+    return difference(a, b, clusters)
+
+
+@given(st.sampled_from(LAWS), st.integers(0, 2**32 - 1), st.floats(0.002, 0.4))
+@settings(max_examples=60, deadline=None)
+def test_p_values_and_bounds_move_with_margin_and_level_and_agree(kind: str, seed: int, tail: float) -> None:
+    """Zero is left out: there right-or-wrong answers have a test of their own, McNemar's."""
+    found = of_kind(kind, seed)
+    margins = [than for than in np.linspace(-0.5, 0.5, 41).tolist() if than]
+    below, above = ([test(than) for than in margins] for test in (found.p_below, found.p_above))
+    assert below == sorted(below, reverse=True) and above == sorted(above)
+    assert all(0 < p <= 1 for p in (*below, *above))
+    low, high = bound(found.low(tail)), bound(found.high(tail))
+    assert bound(found.low(tail / 2)) <= low < high <= bound(found.high(tail / 2)) or tail > 0.3
+    for than, p, q in zip(margins, below, above, strict=True):
+        if min(abs(than - low), abs(than - high)) > 0.005:
+            assert (p <= tail) == (high < than) and (q <= tail) == (low > than)
+
+
+@given(st.sampled_from(LAWS), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_swapping_the_models_turns_everything(kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = (rng.random(60).round() if "0/1" in kind else rng.random(60) for _ in range(2))
+    clusters = (np.arange(60) // 3).tolist() if "clusters" in kind else None  # 20: signs are flipped
+    found, turned = difference(a, b, clusters), difference(b, a, clusters)
+    lower = difference(a, b, clusters, higher_is_better=False)
+    for other in (turned, lower):
+        assert other.value == -bound(found.value) and other.error == pytest.approx(found.error)
+        assert other.interval() == pytest.approx(tuple(-bound(one) for one in reversed(found.interval())), abs=1e-9)
+        assert (other.p_below(), other.p_above(0.1)) == pytest.approx((found.p_above(), found.p_below(-0.1)))
+        assert (other.better, other.worse) == (found.worse, found.better)
+
+
 def test_higher_is_not_always_better() -> None:
     a, b = [0.3, 0.2, 0.4, 0.35], [0.5, 0.6, 0.45, 0.7]
     assert bound(difference(a, b, higher_is_better=False).value) > 0 > bound(difference(a, b).value)
@@ -124,8 +190,20 @@ def test_errors_of_clustered_means_come_close_to_statsmodels(seed: int) -> None:
     b = rng.random(800) * 0.5 + 0.2 * rng.random(200)[clusters]
     fit = sm.OLS(a - b, np.ones(800)).fit(cov_type="cluster", cov_kwds={"groups": clusters})
     found = difference(a, b, clusters.tolist())
-    assert found.error == pytest.approx(fit.bse[0], rel=0.08)  # two clusters are added: a little more
+    assert found.error == pytest.approx(fit.bse[0], rel=0.2)  # two clusters are added: a little more
     assert bound(found.error) > 0.99 * fit.bse[0]
+
+
+@pytest.mark.parametrize("clusters", [None, np.arange(6000) // 3])
+def test_errors_of_many_documents_are_those_of_statsmodels(clusters: Any) -> None:
+    rng = np.random.default_rng(1)
+    d = 0.5 * rng.standard_normal(2000).repeat(3) + rng.standard_normal(6000)
+    kind = {"cov_type": "HC1"} if clusters is None else {"cov_type": "cluster", "cov_kwds": {"groups": clusters}}
+    fit = sm.OLS(d, np.ones(6000)).fit(**kind)
+    found = difference(d, np.zeros(6000), clusters if clusters is None else clusters.tolist())
+    assert found.error == pytest.approx(fit.bse[0], rel=0.01)
+    low, high = found.interval()
+    assert (bound(low), bound(high)) == pytest.approx(tuple(fit.conf_int()[0]), abs=0.001)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=12))
@@ -182,6 +260,28 @@ def test_a_corpus_metrics_difference_is_sacrebleus_paired_bootstrap() -> None:
     assert [bound(one) for one in found.interval()] == pytest.approx(
         [bound(one) for one in jackknife.interval()], abs=0.4
     )
+
+
+def test_the_spread_of_a_corpus_metric_is_that_of_sacrebleus_scores_of_drawn_documents() -> None:
+    rng, metric = np.random.default_rng(4), CHRF(word_order=2)
+    references = [" ".join(rng.choice(WORDS, 8)) for _ in range(80)]
+    one = [text if place % 2 else "" for place, text in enumerate(translations(0.8, 1, references))]
+    systems = one, translations(0.8, 2, one)  # both are empty where the first one is
+    rows = [
+        np.array([translation.chrf_statistics(*pair) for pair in zip(texts, references, strict=True)])
+        for texts in systems
+    ]
+    drawn = [
+        [metric._compute_score_from_stats(side[places].sum(axis=0)).score for side in rows]
+        for places in rng.integers(0, 80, (1500, 80))
+    ]
+    spread = np.std([one - other for one, other in drawn])
+    found, jackknife = (corpus_difference(*rows, translation.chrf, replicates=count) for count in (4000, 0))
+    low, high = (bound(one) for one in found.interval())
+    assert (high - low) / (2 * 1.96) == pytest.approx(spread, rel=0.08)
+    assert jackknife.error == pytest.approx(spread, rel=0.08) and found.error == jackknife.error
+    unpaired = np.hypot(*(np.std(column) for column in zip(*drawn, strict=True)))
+    assert unpaired > 1.15 * spread  # negative control: pairing matters here
 
 
 def ratio(sums: Any) -> Any:
@@ -265,6 +365,106 @@ def test_intervals_of_means_hold_the_truth() -> None:
     assert 0.93 <= held / 1500 <= 0.975
 
 
+def share_held(n: int, discordance: float, difference_is: float, sims: int) -> float:
+    """How often Tango's interval of independent documents holds the truth: each pair of counts is computed once."""
+    better = (discordance + difference_is) / 2
+    law = np.random.default_rng(n).multinomial(n, [better, discordance - better, 1 - discordance], sims)
+    held = 0
+    for (more, less), times in zip(*np.unique(law[:, :2], axis=0, return_counts=True), strict=True):
+        low, high = difference(*pairs(more, less, n - more - less, 0)).interval()
+        held += int(times) * (bound(low) <= difference_is <= bound(high))
+    return held / sims
+
+
+@pytest.mark.parametrize("n", [100, 300, 1000])
+@pytest.mark.parametrize(("discordance", "difference_is"), [(0.02, 0.0), (0.1, -0.05), (0.3, 0.0), (0.3, -0.1)])
+def test_independent_answers_are_held_at_any_discordance(n: int, discordance: float, difference_is: float) -> None:
+    most = 0.97 if n * discordance >= 5 else 1.0  # two documents that differ leave steps, and more is held
+    assert 0.93 <= share_held(n, discordance, difference_is, 1500) <= most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [100, 200, 500, 1000])
+@pytest.mark.parametrize("discordance", [0.02, 0.05, 0.1, 0.2, 0.3])
+@pytest.mark.parametrize("part", [0.0, -0.3, -0.8])
+def test_independent_answers_over_the_whole_range(n: int, discordance: float, part: float) -> None:
+    assert 0.93 <= share_held(n, discordance, part * discordance, 10_000) <= (0.97 if n * discordance >= 5 else 1.0)
+
+
+def paired_numbers(rng: np.random.Generator, kind: str, sizes: Any, together: float) -> tuple[Any, float]:
+    """Differences of documents in clusters, and their expectation. Each document takes its cluster's luck with a
+    probability of √`together`, and its own otherwise."""
+    n = int(sizes.sum())
+    luck = np.where(rng.random(n) < math.sqrt(together), np.repeat(rng.random(len(sizes)), sizes), rng.random(n))
+    if kind == "dense":
+        return 0.2 * scipy_stats.norm.ppf(luck), 0.0
+    share = float(kind.split()[-1])
+    if kind.startswith("f1"):  # as much better as worse, by what F1 of short answers can be
+        amount = rng.choice([1, 0.67, 0.5, 0.33, 0.2], n)
+        return np.where(luck < share / 2, amount, np.where(luck > 1 - share / 2, -amount, 0.0)), 0.0
+    return np.where(luck < 0.8 * share, -0.7, np.where(luck > 1 - 0.2 * share, 0.4, 0.0)), -0.48 * share
+
+
+def held_and_passed(kind: str, clusters: int, size: int, together: float, sims: int) -> tuple[float, float]:
+    """How often the interval holds the truth, and how often the 5 % bound lies above it: a pass that is wrong."""
+    rng = np.random.default_rng(clusters + size)
+    sizes = rng.geometric(1 / size, clusters)
+    names = None if size == 1 else np.repeat(np.arange(clusters), sizes).tolist()
+    held = passed = 0
+    for _ in range(sims):
+        d, truth = paired_numbers(rng, kind, sizes, together)
+        found = difference(np.maximum(d, 0), np.maximum(-d, 0), names)
+        low, high = found.interval()
+        held += bound(low) <= truth <= bound(high)
+        passed += bound(found.low(0.05)) > truth
+    return held / sims, passed / sims
+
+
+@pytest.mark.parametrize(
+    ("kind", "clusters", "size", "together", "most"),
+    [
+        ("dense", 300, 1, 0.0, 0.97),
+        ("f1 0.1", 1000, 1, 0.0, 0.97),
+        ("f1 0.3", 130, 5, 0.1, 0.98),  # as EstQA: 603 questions on 130 articles
+        ("dense", 130, 5, 0.3, 0.985),
+        ("fall 0.1", 130, 5, 0.2, 0.985),
+        ("f1 0.3", 20, 5, 0.1, 1.0),  # few clusters: more is held
+        ("fall 0.3", 30, 5, 0.2, 1.0),
+    ],
+)
+def test_numbers_are_held_in_clusters_and_alone(
+    kind: str, clusters: int, size: int, together: float, most: float
+) -> None:
+    held, passed = held_and_passed(kind, clusters, size, together, 1000)
+    assert 0.93 <= held <= most and passed <= 0.09
+
+
+@pytest.mark.parametrize(("clusters", "size"), [(20, 20), (60, 10), (130, 5)])
+def test_rare_falls_of_whole_passages_hardly_pass(clusters: int, size: int) -> None:
+    """3 % of the documents fall, whole passages of them together: most nights show few of them or none."""
+    held, passed = held_and_passed("fall 0.03", clusters, size, 0.2, 1000)
+    assert held >= 0.93 and passed <= 0.11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("clusters", "size"), [(20, 5), (20, 20), (60, 5), (60, 10), (130, 5), (500, 2)])
+@pytest.mark.parametrize("kind", ["dense", "f1 0.1", "f1 0.3", "fall 0.03", "fall 0.1", "fall 0.3"])
+def test_numbers_over_the_whole_range(kind: str, clusters: int, size: int) -> None:
+    assert held_and_passed(kind, clusters, size, 0.2, 4000)[0] >= 0.925  # 93 % but for the simulation's own noise
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("clusters", "size"), [(20, 5), (60, 5), (60, 2), (200, 5), (500, 2)])
+@pytest.mark.parametrize(("better", "worse"), [(0.02, 0.02), (0.05, 0.05), (0.03, 0.08), (0.15, 0.15)])
+def test_answers_in_clusters_over_the_whole_range(clusters: int, size: int, better: float, worse: float) -> None:
+    """Few clusters in which little differs are held more often; with 200 and more it is 97 % at most."""
+    rng, held = np.random.default_rng(clusters), 0
+    for _ in range(3000):
+        low, high = simulated(clusters * size, better, worse, rng, clusters).interval()
+        held += bound(low) <= better - worse <= bound(high)
+    assert 0.93 <= held / 3000 <= (0.97 if clusters * (better + worse) >= 20 else 1.0)
+
+
 def test_ignoring_clusters_would_be_too_sure() -> None:
     """Negative control: whole passages turn together."""
     rng, held = np.random.default_rng(9), [0, 0]
@@ -298,6 +498,18 @@ def test_more_documents_by_the_number_named_would_decide() -> None:
     n = found.documents_for(0.02, 0.05)
     assert n is not None and n > 400
     assert bound(found.error) * math.sqrt(400 / n) == pytest.approx(0.02 / (1.6449 + 0.8416), rel=0.01)
+
+
+def test_so_many_documents_do_decide_four_times_in_five() -> None:
+    """A model that lies 2 points above the limit: the 5 % bound is above it."""
+    first = simulated(400, 0.08, 0.08, np.random.default_rng(14))
+    n = first.documents_for(0.02, 0.05)
+    assert n is not None
+    rng = np.random.default_rng(15)
+    share = (first.better + first.worse) / 800
+    passed = [bound(simulated(n, share, share, rng).low(0.05)) > -0.02 for _ in range(600)]
+    assert 0.75 <= np.mean(passed) <= 0.85
+    assert first.documents_for(0.0, 0.05) is None and difference([], []).documents_for(0.1, 0.05) is None
 
 
 def test_noise_of_training_widens_everything() -> None:
@@ -356,6 +568,22 @@ def test_the_same_responses_differ_nowhere() -> None:
     found = identical(40)
     assert (found.low(1e-9), found.high(1e-9), found.p_value(), found.p_below(-0.01)) == (0.0, 0.0, 1.0, 1.0)
     assert found.p_below(0.01) == 0.0 and found.p_above(-0.01) == 0.0
+
+
+def test_documents_without_a_cluster_stand_for_themselves() -> None:
+    a, b = [1, 0, 1, 1, 0, 0] * 20, [0, 0, 1, 0, 0, 1] * 20
+    alone = difference(a, b, [None] * 120)
+    assert alone.method == "McNemar mid-p, Tango" and alone.interval() == difference(a, b).interval()
+    some = difference(a, b, ["x", "x", *[None] * 118])
+    assert "119 clusters" in some.method and len(some.units) == 119
+    named = difference(a, b, [None] * 120, units=[f"doc {place}" for place in range(120)])
+    assert named.units[0] == ("document", "doc 0")
+
+
+def test_two_documents_and_two_clusters_say_next_to_nothing() -> None:
+    assert bound(difference([1, 1], [0, 0]).low(0.05)) < 0.1
+    low, high = difference([1, 1, 1, 1], [0, 0, 0, 1], ["x", "x", "y", "y"]).interval()
+    assert bound(low) < -0.5 and bound(high) > 0.9
 
 
 def test_lengths_have_to_agree() -> None:

@@ -11,6 +11,7 @@ early says little about a single task.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import shutil
@@ -25,7 +26,8 @@ from estbench.evidence import Evidence
 from estbench.gate import sources
 from estbench.gate.policy import Policy
 from estbench.gate.sources import Asked, Say
-from estbench.gate.verdict import Nominal, Verdict, decide, obstacles
+from estbench.gate.verdict import Nominal, Verdict, decide, obstacles, worst
+from estbench.home import home
 from estbench.stats.sequential import nominal_levels
 
 ENDS = {"clear": "the case is clear", "the end": "all were seen", "budget": "the budget is used up"}
@@ -103,17 +105,22 @@ def at_look(policy: Policy, counts: dict[str, int]) -> Policy:
     for task in {*policy.rules, *counts}:
         rule = policy.rule(task)
         least = rule.minimum_n or policy.minimum_n
-        rules[task] = dataclasses.replace(rule, minimum_n=LEAST if counts.get(task, 0) >= least else least)
+        rules[task] = dataclasses.replace(rule, minimum_n=min(LEAST, least) if counts.get(task, 0) >= least else least)
     return dataclasses.replace(policy, rules=rules)
 
 
 def is_clear(verdicts: Sequence[Verdict]) -> bool:
     """Whether more documents would not change the verdict."""
-    if any(one.status in ("regression", "not evaluated") for one in verdicts):
+    if any(one.status == "regression" or _lacks(one) for one in verdicts):
         return True
     return all(
         one.status == "pass" and all(row.status == "pass" for row in one.tasks if row.blocking) for one in verdicts
     )
+
+
+def _lacks(one: Verdict) -> bool:
+    """Whether a blocking task is not there at all: more documents would not bring it."""
+    return any(row.task not in one.candidate.tasks for row in one.of("not evaluated"))
 
 
 Side = Callable[[float], Evidence]
@@ -159,29 +166,25 @@ def run(
     stored = {name: evidence.load(name) for _, name in against if not sources.is_model(name)}
     like = next(iter(stored.values()), None)
     asked = dataclasses.replace(asked, like=like)
-    with _Evaluation(word, asked, say) as mine:
-        sides: list[tuple[str, Side]] = []
-        others = {name: _Evaluation(name, asked, say) for _, name in against if name not in stored}
-        for kind, name in against:
-            sides.append((kind, _stored(stored[name]) if name in stored else others[name].at))
+    with contextlib.ExitStack() as open_now:
+        mine = open_now.enter_context(_Evaluation(word, asked, say))
+        words = dict.fromkeys(name for _, name in against if name not in stored)
+        others = {name: open_now.enter_context(_Evaluation(name, asked, say)) for name in words}
+        sides = [(kind, _stored(stored[name]) if name in stored else others[name].at) for kind, name in against]
         shares = steps(policy, limits, mine.documents)
         looks: list[Look] = []
         verdicts: list[Verdict] = []
         stopped = "the end" if shares[-1] == 1 else "budget"
-        try:
-            for share, verdicts in sequence(policy, shares, mine.at, sides, mine.counts):
-                looks.append(Look(share, mine.seen, max(verdicts, key=lambda one: one.exit_code).status))
-                say(f"{100 * share:.0f} % of documents ({mine.seen:,}): {looks[-1].status}")
-                if is_clear(verdicts):
-                    stopped = "clear"
-                elif limits.seconds and share < shares[-1]:
-                    following = shares[len(looks)]
-                    if (time.monotonic() - begun) * following / share > limits.seconds:
-                        stopped = "budget"
-                        break
-        finally:
-            for one in others.values():
-                one.close()
+        for share, verdicts in sequence(policy, shares, mine.at, sides, mine.counts):
+            looks.append(Look(share, mine.seen, worst(verdicts).status))
+            say(f"{100 * share:.0f} % of documents ({mine.seen:,}): {looks[-1].status}")
+            if is_clear(verdicts):
+                stopped = "clear"
+            elif limits.seconds and share < shares[-1]:
+                following = shares[len(looks)]
+                if (time.monotonic() - begun) * following / share > limits.seconds:
+                    stopped = "budget"
+                    break
         mine.index(database)
         return Found(verdicts, looks, mine.documents, stopped)
 
@@ -204,6 +207,7 @@ class _Evaluation:
         self.counts = {plan.card.name: len(plan.docs) for plan in job.plans}
         self.engine = _Kept(job.engine)
         self.last: Evidence | None = None
+        self.made: set[str] = set()
 
     @property
     def documents(self) -> int:
@@ -220,11 +224,14 @@ class _Evaluation:
 
         settings = dataclasses.replace(self.settings, share=share if share < 1 else None)
         job = runner.prepare(settings, self.say, engine=self.engine)
+        there = {path.name for path in (home() / "runs").glob("*")}
         with report.ProgressBar() as bar:
             run = runner.evaluate(job, say=self.say, progress=bar)
         before, self.last = self.last, evidence.of_run(run)
-        if before and before.run and before.id != run.id:
+        if before and before.run and before.id in self.made and before.id != run.id:
             shutil.rmtree(before.run.path)
+        if run.id not in there:
+            self.made.add(run.id)  # and not somebody's own run of as many documents
         return self.last
 
     def index(self, database: str | None) -> None:

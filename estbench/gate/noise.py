@@ -4,7 +4,8 @@
     rows[0].noise, rows[0].excess           standard deviation around the trend; what documents don't explain of it
     print(as_text(rows), policy_lines(rows))
 
-`noise:` in a policy takes `excess`: the gate adds it to the error of its differences (`estbench.stats.noise`).
+`noise:` in a policy takes the 90 % upper limit of `excess`, since few checkpoints say little of it; the gate adds it to
+the error of its differences (`estbench.stats.noise`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class TaskNoise:
     unit: str  # "points" or "bits"
     scores: tuple[float, ...] = ()  # in the order of training
     noise: float | None = None  # standard deviation of one checkpoint around the trend
-    excess: float | None = None  # the part of it that the choice of documents does not explain; for the policy
+    excess: float | None = None  # the part of it that the choice of documents does not explain
+    upper: float | None = None  # its 90 % upper limit, for the policy
     snr: float | None = None  # what the trend covers over the noise; None: no noise was seen
     reason: str | None = None  # why nothing can be said
 
@@ -94,12 +96,13 @@ def _of_task(runs: Sequence[Evidence], task: str, policy: Policy) -> TaskNoise:
         reason = next(pair.difference.method for pair in pairs if pair.difference.error is None)
         return TaskNoise(task, metric, unit, scores, reason=reason)
     noise: StepNoise = step_noise(scores, sampling=sum((scale * error) ** 2 for error in errors) / len(errors))
-    return TaskNoise(task, metric, unit, scores, noise.noise, math.sqrt(noise.excess or 0.0), noise.snr)
+    excess, upper = (math.sqrt(value or 0.0) for value in (noise.excess, noise.upper))
+    return TaskNoise(task, metric, unit, scores, noise.noise, excess, upper, noise.snr)
 
 
 def policy_lines(rows: Sequence[TaskNoise]) -> str:
     """Lines for a policy file; empty where the choice of documents explains everything."""
-    rounded = {row.task: round(row.excess, 4 if row.unit == "bits" else 2) for row in rows if row.excess}
+    rounded = {row.task: round(row.upper, 4 if row.unit == "bits" else 2) for row in rows if row.upper}
     kept = {task: value for task, value in rounded.items() if value}
     return yaml.safe_dump({"noise": kept}, sort_keys=False, allow_unicode=True) if kept else ""
 

@@ -25,6 +25,7 @@ import yaml
 from estbench.errors import ConfigError, did_you_mean
 from estbench.home import project_file
 
+LARGEST = 10**15  # of the whole numbers in a policy
 LOOKS = (0.1, 0.2, 0.4, 0.7, 1.0)
 DIFFERENCES = ("engine", "prompts", "scorer", "form")
 
@@ -125,7 +126,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> _Map:
         if key in found:
             raise _Wrong(line, f"{key} is there twice")
         found.lines[key] = line
-        found[key] = loader.construct_object(value_node, deep=True)
+        try:
+            found[key] = loader.construct_object(value_node, deep=True)
+        except (ValueError, OverflowError) as error:
+            raise _Wrong(line, f"{key} can't be read: {error}") from None
     return found
 
 
@@ -226,8 +230,8 @@ def _alpha(content: _Map) -> float:
     if len(yearly) == 1:
         raise _Wrong(content.lines[yearly[0]], "alarms_per_year and runs_per_year belong together")
     alarms, runs = (_number(content[key], content.lines[key], 1e-6, 1e6) for key in yearly)
-    if alarms >= 0.5 * runs:
-        raise _Wrong(content.lines["alarms_per_year"], "that many alarms a run are no gate")
+    if not 1e-9 <= alarms / runs < 0.5:
+        raise _Wrong(content.lines["alarms_per_year"], f"{alarms / runs:g} alarms a run are no gate")
     return alarms / runs
 
 
@@ -240,6 +244,8 @@ def _shown(value: Any) -> str:
 
 
 def _number(value: Any, line: int, least: float, most: float) -> float:
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise _Wrong(line, "that number is too large")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise _Wrong(line, f"{_shown(value)} is no number")
     if not least <= value <= most:
@@ -332,12 +338,13 @@ def _tasks(content: _Map) -> tuple[tuple[str, ...], dict[str, Rule]]:
     for name in _words(content["advisory"], content.lines["advisory"]) if "advisory" in content else ():
         for task in _spelled(name, content.lines["advisory"]):
             rules[task] = dataclasses.replace(rules.get(task, Rule()), blocking=False)
+    names = tuple(rules) if names else ()
     noise = _inner_any(content.get("noise"), content.lines.get("noise", 1)) if "noise" in content else _Map()
-    for task, value in noise.items():
-        _spelled(task, noise.lines[task])
-        sd = _number(value, noise.lines[task], 0, math.inf)
-        rules[task] = dataclasses.replace(rules.get(task, Rule()), noise=sd)
-    return (tuple(rules) if names else ()), rules
+    for word, value in noise.items():
+        sd = _number(value, noise.lines[word], 0, math.inf)
+        for task in _spelled(word, noise.lines[word]):
+            rules[task] = dataclasses.replace(rules.get(task, Rule()), noise=sd)
+    return names, rules
 
 
 def _inner_any(value: Any, line: int) -> _Map:

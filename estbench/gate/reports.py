@@ -9,17 +9,11 @@ from typing import Any
 
 from estbench import report
 from estbench.gate.diagnosis import Diagnosis, diagnose
-from estbench.gate.verdict import EXIT, TaskVerdict, Verdict
+from estbench.gate.verdict import EXIT, TaskVerdict, Verdict, worst
 
 SMALLEST = 1e-6
 HEADS = {"pass": "PASS", "regression": "REGRESSION", "undecided": "UNDECIDED", "not evaluated": "NOT EVALUATED"}
-MARKUP = re.compile(r"[\\`*\[\]<>|#@&]")
-
-
-def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict that counts: the first one of the worst status."""
-    order = ("regression", "not evaluated", "undecided", "pass")
-    return min(verdicts, key=lambda one: order.index(one.status))
+MARKUP = re.compile(r"[\\`*\[\]<>|#@&:]")
 
 
 def as_text(verdicts: Sequence[Verdict]) -> str:
@@ -43,6 +37,7 @@ def _head(one: Verdict) -> list[str]:
         if found := _diagnosis(one, row):
             lines.append(f"    {found.sentence}")
     lines += [f"  {row.task}: not evaluated: {'; '.join(row.reasons)}" for row in one.of("not evaluated")]
+    lines += [f"  {row.task}: {sentence(row)}: undecided, and surely fallen" for row in undecided if _fell(row)]
     if one.status == "undecided":
         lines.append(f"  {_undecided(one)}")
     lines += [f"  advisory: {row.task}: {sentence(row)}" for row in fallen if not row.blocking]
@@ -50,9 +45,8 @@ def _head(one: Verdict) -> list[str]:
 
 
 def _summary(one: Verdict, fallen: Sequence[TaskVerdict], undecided: Sequence[TaskVerdict]) -> str:
-    if one.status == "pass":
-        tasks = f"{len(undecided)} task{'s' * (len(undecided) != 1)} undecided" if undecided else "every task"
-        return f" ({tasks})" if undecided else ""
+    if one.status == "pass" and undecided:
+        return f" ({len(undecided)} task{'s' * (len(undecided) != 1)} undecided)"
     if one.status == "regression":
         return f" in {len(fallen)} of {sum(row.blocking for row in one.tasks) + bool(one.pool)} tests"
     return ""
@@ -66,6 +60,12 @@ def _undecided(one: Verdict) -> str:
     if row.needed and row.difference:
         parts.append(f"about {row.needed / row.difference.n:.1f} times as many documents would decide ({row.needed:,})")
     return f"{row.task}: {'; '.join(parts)}"
+
+
+def _fell(row: TaskVerdict) -> bool:
+    """Whether a task that may not decide (too few documents) is surely below its margin all the same."""
+    high = row.interval[1]
+    return high is not None and high < -row.margin
 
 
 def sentence(row: TaskVerdict) -> str:
@@ -142,8 +142,9 @@ def _cells(row: TaskVerdict) -> dict[str, Any]:
 
 def _n(row: TaskVerdict) -> str:
     assert row.difference is not None
-    only = row.comparison.only_a if row.comparison else 0
-    return f"{row.difference.n:,}" + (f" of {row.difference.n + only:,}" if only else "")
+    n, found = row.difference.n, row.comparison
+    most = n + max(found.only_a, found.only_b) if found else n
+    return f"{n:,}" + (f" of {most:,}" if most > n else "")
 
 
 def as_markdown(verdicts: Sequence[Verdict]) -> str:

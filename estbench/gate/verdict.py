@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from estbench.compare import Problem, TaskComparison, compare_task, problems
-from estbench.evidence import Evidence
+from estbench.errors import StoreError
+from estbench.evidence import Evidence, Items
 from estbench.gate.policy import Policy, Rule
 from estbench.runs import Score
 from estbench.stats import Difference, holm, pooled
@@ -29,6 +30,7 @@ from estbench.stats.distributions import binomial_cdf, normal_quantile, normal_t
 from estbench.stats.families import step_down
 from estbench.stats.paired import POWER, REPLICATES, widened
 
+ORDER = ("regression", "not evaluated", "undecided", "pass")  # the worst first
 EXIT = {"pass": 0, "regression": 1, "undecided": 3, "not evaluated": 4}
 GUARD = 0.001  # how sure a broken floor or format has to be
 HALF_WIDTH = 1.96  # of a score's 95 % interval in standard errors
@@ -132,7 +134,8 @@ def decide(
 
     alpha: this comparison's share, where there are several. nominal: of a level, what this look may spend.
     """
-    rows = [_look(policy, candidate, baseline, task, replicates) for task in _names(policy, candidate, baseline)]
+    tasks_of = _names(policy, candidate, baseline)
+    rows = [_look(policy, candidate, baseline, task, nominal, replicates) for task in tasks_of]
     warnings = tuple(str(problem) for problem in obstacles(policy, candidate, baseline)[1])
     pool, tasks = judge(policy, rows, policy.alpha if alpha is None else alpha, nominal)
     return Verdict(policy, candidate, baseline, pool, tasks, warnings, against)
@@ -162,6 +165,11 @@ def judge(
     return pool, tuple(by_task.get(row.task) or _outside(policy, row, alpha, nominal, tail) for row in rows)
 
 
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict that counts: the first one of the worst status."""
+    return min(verdicts, key=lambda one: ORDER.index(one.status))
+
+
 def overall(pool: TaskVerdict | None, tasks: Sequence[TaskVerdict]) -> str:
     """The worst of what blocks: a regression before what was not evaluated, before an undecided pool."""
     found = [row.status for row in tasks if row.blocking]
@@ -176,7 +184,16 @@ def overall(pool: TaskVerdict | None, tasks: Sequence[TaskVerdict]) -> str:
 def _names(policy: Policy, candidate: Evidence, baseline: Evidence) -> list[str]:
     """The policy's tasks, then what else both runs have."""
     named = policy.tasks or tuple(baseline.tasks)
-    return [*named, *(task for task in candidate.tasks if task in baseline.tasks and task not in named)]
+    others = [task for task in candidate.tasks if task in baseline.tasks and task not in named]
+    return [*named, *(task for task in others if _can_be_paired(task, candidate, baseline))]
+
+
+def _can_be_paired(task: str, *runs: Evidence) -> bool:
+    """Whether all have a task's primary metric document by document: one that nobody named stops nothing."""
+    try:
+        return all(str(runs[0].tasks[task]["primary"]) in run.items(task).values for run in runs)
+    except StoreError:
+        return False
 
 
 def obstacles(policy: Policy, candidate: Evidence, baseline: Evidence) -> tuple[list[Problem], list[Problem]]:
@@ -197,7 +214,7 @@ def obstacles(policy: Policy, candidate: Evidence, baseline: Evidence) -> tuple[
     return fatal, warned
 
 
-def _look(policy: Policy, candidate: Evidence, baseline: Evidence, task: str, replicates: int) -> Row:
+def _look(policy: Policy, candidate: Evidence, baseline: Evidence, task: str, nominal: Nominal, replicates: int) -> Row:
     rule = policy.rule(task)
     named = not policy.tasks or task in policy.tasks
     row = Row(task, rule.blocking and named, rule)
@@ -219,12 +236,16 @@ def _look(policy: Policy, candidate: Evidence, baseline: Evidence, task: str, re
         row.reasons.append(f"{items.errors:,} of {asked:,} documents have no response")
         return row
     row.comparison = found = compare_task(candidate, baseline, task, rule.metric, replicates=replicates)
+    if reason := _unusable(policy, found, items, baseline.items(task)):
+        row.status = "not evaluated"
+        row.reasons.append(reason)
+        return row
     row.scale, row.unit = found.scale, "bits" if found.unit == "bits" else "points"
     row.margin = policy.margin_of(task, found.unit)
     noise = math.sqrt(2) * (rule.noise or 0.0) / found.scale  # of two checkpoints
     row.difference = widened(found.difference, noise)
-    _guard(policy, row, candidate)
     least = rule.minimum_n or policy.minimum_n
+    _guard(policy, row, candidate, nominal(GUARD), least)
     if row.broken:
         row.status = "regression"
     elif found.difference.n < least and not found.difference.identical:
@@ -236,8 +257,24 @@ def _look(policy: Policy, candidate: Evidence, baseline: Evidence, task: str, re
     return row
 
 
-def _guard(policy: Policy, row: Row, candidate: Evidence) -> None:
-    """Floors and parse failures: limits that the candidate alone has to keep."""
+def _unusable(policy: Policy, found: TaskComparison, mine: Items, theirs: Items) -> str | None:
+    """Why the candidate's values are no score: not a number, or lacking where the baseline has them (documents that
+    only the candidate lost may be those it would fail)."""
+    values = theirs.values.get(found.metric, [])
+    had = {doc for doc, value in zip(theirs.docs, values, strict=False) if value is not None}
+    own = mine.values.get(found.metric) or [None] * len(mine.docs)
+    lost = sum(value is None and doc in had for doc, value in zip(mine.docs, own, strict=True))
+    asked = len(mine.docs) + mine.errors
+    if lost and lost + mine.errors > policy.maximum_missing * asked:
+        return f"{lost:,} of {asked:,} documents have no {found.metric}, and the baseline has it"
+    if found.difference.n and found.value_a is None and found.value_b is not None:
+        return "the candidate's score is not a number"
+    return None
+
+
+def _guard(policy: Policy, row: Row, candidate: Evidence, level: float, least: int) -> None:
+    """Floors and parse failures: limits that the candidate alone has to keep. level: how sure a broken one has to be;
+    least: documents after which a score without an interval (all alike) is believed."""
     assert row.comparison is not None
     found, rule = row.comparison, row.rule
     score = candidate.score(row.task, found.metric)
@@ -245,24 +282,24 @@ def _guard(policy: Policy, row: Row, candidate: Evidence) -> None:
         value, floor = found.scale * score.value, rule.floor
         beyond = (floor - value) * (1 if score.higher_is_better else -1)
         if beyond > 0:
-            row.broken |= _surely(score, beyond / found.scale)
+            row.broken |= _surely(score, beyond / found.scale, level, least)
             row.reasons.append(f"{value:.1f} is beyond the floor of {floor:g}{'' if row.broken else ', within noise'}")
     most = policy.maximum_parse_failures if rule.maximum_parse_failures is None else rule.maximum_parse_failures
     items = candidate.items(row.task)
     failures = sum(items.parse_failure)
     if most is not None and failures > most * len(items.docs):
-        surely = 1 - binomial_cdf(failures - 1, len(items.docs), most) <= GUARD if most else True
+        surely = 1 - binomial_cdf(failures - 1, len(items.docs), most) <= level if most else True
         row.broken |= surely
         share, doubt = 100 * failures / len(items.docs), "" if surely else ", within noise"
         row.reasons.append(f"the format: {share:.1f} % of answers can't be read, {100 * most:g} % may{doubt}")
 
 
-def _surely(score: Score, beyond: float) -> bool:
+def _surely(score: Score, beyond: float, level: float, least: int) -> bool:
     """Whether a score is `beyond` its floor by more than chance."""
     if score.ci_low is None or score.ci_high is None:
-        return False
+        return score.n >= least
     error = (score.ci_high - score.ci_low) / 2 / HALF_WIDTH
-    return error > 0 and normal_tail(beyond / error) <= GUARD
+    return error > 0 and normal_tail(beyond / error) <= level
 
 
 def _pool(rows: Sequence[Row]) -> tuple[str, Difference | None]:
@@ -306,7 +343,8 @@ def _verdict(
     elif low is not None and low > limit:
         status = "pass"
     else:
-        distance, wanted = (found.value - limit, tail) if found.value > limit else (found.value, level)
+        beyond = found.value - limit
+        distance, wanted = (beyond, tail) if beyond > 0 else (beyond if strict else found.value, level)
         needed = found.documents_for(distance, wanted)
         needed = needed if needed and found.n < needed <= MOST * found.n else None
     return _settled(

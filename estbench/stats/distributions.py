@@ -64,14 +64,26 @@ def t_tail(t: float, freedom: float) -> float:
         return normal_tail(t)
     if math.isinf(t):
         return 0.0 if t > 0 else 1.0
-    half = beta_share(freedom / 2, 0.5, freedom / (freedom + t * t)) / 2
+    square = t * t
+    if square < 1:  # near 0 the other form would lose t in the rounding of freedom + t²
+        half = 0.5 - beta_share(0.5, freedom / 2, square / (freedom + square)) / 2
+    else:
+        half = beta_share(freedom / 2, 0.5, freedom / (freedom + square)) / 2
     return half if t >= 0 else 1 - half
 
 
-@lru_cache(maxsize=4096)
 def t_quantile(freedom: float, level: float = LEVEL) -> float:
     """The two-sided quantile of Student's t: P(|T| <= q) = `level`. `freedom`: above 0, or inf (normal)."""
-    tail = (1 - level) / 2
+    return t_bound(freedom, (1 - level) / 2)
+
+
+@lru_cache(maxsize=4096)
+def t_bound(freedom: float, tail: float) -> float:
+    """The one-sided quantile: P(T >= q) = `tail`; negative above one half. ValueError: a tail that is none."""
+    if not 0 < tail < 1:
+        raise ValueError(f"a tail lies between 0 and 1, not {tail}")
+    if tail > 0.5:
+        return -t_bound(freedom, 1 - tail)
     z = normal_quantile(tail)
     if math.isinf(freedom):
         return z
@@ -84,11 +96,6 @@ def t_quantile(freedom: float, level: float = LEVEL) -> float:
             break
         low, high = (middle, high) if t_tail(middle, freedom) > tail else (low, middle)
     return (low + high) / 2
-
-
-def t_bound(freedom: float, tail: float) -> float:
-    """The one-sided quantile: P(T >= q) = `tail`; negative above one half."""
-    return t_quantile(freedom, 1 - 2 * tail) if tail <= 0.5 else -t_quantile(freedom, 2 * tail - 1)
 
 
 def binomial_mid_p(k: int, n: int, p: float = 0.5) -> float:

@@ -53,8 +53,8 @@ def step_down(
 
 
 def _shares(count: int, weights: Sequence[float] | None) -> list[float]:
-    if weights is None:
-        return [1 / count] * count
+    if weights is None or not count:
+        return [1 / max(1, count)] * count
     total = sum(weights)
     if len(weights) != count or min(weights, default=0) < 0 or (count and total <= 0):
         raise ValueError(f"{len(weights)} weights for {count} p-values: as many, from 0, and not all 0")

@@ -28,8 +28,6 @@ from estbench.stats.intervals import Clusters, Floats
 from estbench.stats.resampling import resampled_sums
 
 FEW = 30  # clusters below which signs are flipped instead of trusting t
-EXACT = 14  # clusters up to which all sign flips are looked at
-FLIPS = 100_000
 REPLICATES = 10_000
 SEEN = 20  # replicates beyond a bound that make it a quantile; with fewer it comes from the standard error
 POWER = 0.8
@@ -66,10 +64,7 @@ class Difference:
     law: Law | None = None
     at_zero: tuple[float, float] | None = None  # (below, above) of the test that fits "no difference" best
     identical: bool = False  # the same responses: no difference, on whatever documents
-
-    @property
-    def freedom(self) -> float:
-        return max(1.0, len(self.units) - 1.0)
+    freedom: float = 1.0  # degrees of freedom of the error
 
     def p_below(self, than: float = 0.0) -> float:
         """One-sided p-value of "the difference is at least `than`": small where a is worse than that."""
@@ -145,7 +140,7 @@ def difference(
 
     0/1 values: McNemar's one-sided mid-p at 0 (Lancaster 1961; Fagerland et al. 2013) and Tango's score interval (Tango
     1998); with clusters both at the effective sample size, with t quantiles of G − 1. Other values: clustered t with
-    two more clusters, one better and one worse by as much as any is (as Bonett & Price 2012 do for 0/1: a few
+    two more clusters, one better and one worse by as much as any document is (as Bonett & Price 2012 do for 0/1: a few
     rare differences do not look more certain than they are); with fewer than 30 clusters the test of 0 flips signs.
 
     span: what separates the worst possible value from the best; None: no bound. units: names of the documents.
@@ -162,23 +157,24 @@ def difference(
     sums = np.asarray(np.bincount(codes, d, minlength=count), float)
     influence = np.bincount(codes, d - value, minlength=count) / len(d)
     binary = bool(np.isin(one, (0.0, 1.0)).all() and np.isin(other, (0.0, 1.0)).all())
-    largest = float(np.abs(sums).max()) * count / len(d) or span
+    largest = float(np.abs(d).max()) or span
     if largest is None:
         return Difference(value, len(d), names, better, worse, "no interval: no variation between documents")
-    error = _error(influence, value, count, largest)
+    error, freedom = _error(influence, value, count, largest), _freedom(codes, count)
     shared = (value, len(d), names, better, worse)
     grouped = "" if count == len(d) else f", {count} clusters"
     if binary:
         effective = len(d) / _design_effect(d, codes, count)
-        law = _Tango(better, worse, len(d), effective / len(d), math.inf if count == len(d) else count - 1.0)
+        law: Law = _Tango(better, worse, len(d), effective / len(d), math.inf if count == len(d) else freedom)
         if count == len(d):
-            tails = binomial_mid_p(better, better + worse), binomial_mid_p(worse, better + worse)
-            return Difference(*shared, "McNemar mid-p, Tango", error, influence, law, tails if better + worse else None)
-        method = f"Tango{grouped}, effective n {effective:.0f}"
-        return Difference(*shared, method, error, influence, law, _few(sums))
-    law_of_t = StudentT(value * count / (count + 2), error, count - 1.0)
-    flips = _few(sums)
-    return Difference(*shared, f"{'sign flips and ' if flips else ''}t{grouped}", error, influence, law_of_t, flips)
+            method, turns = "McNemar mid-p, Tango", better + worse
+            at_zero = (binomial_mid_p(better, turns), binomial_mid_p(worse, turns)) if turns else None
+        else:
+            method, at_zero = f"Tango{grouped}, effective n {effective:.0f}", _few(sums)
+    else:
+        law, at_zero = StudentT(value * count / (count + 2), error, freedom), _few(sums)
+        method = f"{'sign flips and ' if at_zero else ''}t{grouped}"
+    return Difference(*shared, method, error, influence, law, at_zero, freedom=freedom)
 
 
 def corpus_difference(
@@ -194,9 +190,9 @@ def corpus_difference(
 ) -> Difference:
     """The difference of two corpus scores from the sufficient statistics (n, k) of the same documents.
 
-    Paired percentile bootstrap (Efron 1979; Koehn 2004): the same documents, or whole clusters, for both. Bounds and
-    p-values further out than the replicates reach come from the bootstrap's standard error. replicates=0: only the
-    jackknife's standard error and t, for simulations. `combine`: (..., k) sums to (...) scores.
+    Paired percentile bootstrap (Efron 1979; Koehn 2004): the same documents, or whole clusters, for both; never
+    narrower than t with its standard error. replicates=0: only the jackknife's standard error and t, for simulations.
+    `combine`: (..., k) sums to (...) scores.
     """
     sign = 1.0 if higher_is_better else -1.0
     one, other = np.asarray(a, float), np.asarray(b, float)
@@ -217,16 +213,19 @@ def corpus_difference(
     if not math.isfinite(value) or not np.isfinite(influence).all():
         return Difference(*shared, "no interval: the score is not a number")
     error = math.sqrt(count / (count - 1) * float((influence**2).sum()))
-    if not error:
+    if error <= 1e-12 * max(map(abs, scores)):  # rounding is no variation
         return Difference(*shared, "no interval: no variation between documents")
     grouped = "" if count == len(one) else f", {count} clusters"
+    freedom = _freedom(codes, count)
     if not replicates:
-        return Difference(*shared, f"jackknife, t{grouped}", error, influence, StudentT(value, error, count - 1.0))
+        t = StudentT(value, error, freedom)
+        return Difference(*shared, f"jackknife, t{grouped}", error, influence, t, freedom=freedom)
     width = one.shape[1]
     drawn = resampled_sums(np.concatenate(sums, axis=1), replicates, seed)
     draws = np.sort(sign * (combine(drawn[:, :width]) - combine(drawn[:, width:])))
-    law = _Bootstrap(value, draws, count - 1.0)
-    return Difference(*shared, f"paired bootstrap, {replicates:,} replicates{grouped}", error, influence, law)
+    law = _Bootstrap(value, draws, max(error, float(draws.std(ddof=1))), freedom)
+    method = f"paired bootstrap, {replicates:,} replicates{grouped}"
+    return Difference(*shared, method, error, influence, law, freedom=freedom)
 
 
 def coded(
@@ -271,6 +270,13 @@ def _refusal(d: Floats, count: int, better: int, worse: int) -> Difference | Non
     return None
 
 
+def _freedom(codes: NDArray[np.intp], count: int) -> float:
+    """Degrees of freedom of a clustered variance: G − 1, of as many clusters of equal size as the unequal ones are
+    worth (Kish 1965)."""
+    sizes = np.bincount(codes, minlength=count).astype(float)
+    return max(1.0, min(count, float(sizes.sum() ** 2 / (sizes**2).sum())) - 1)
+
+
 def _error(influence: Floats, value: float, count: int, largest: float) -> float:
     """The clustered standard error with one cluster added that is better by `largest`, and one that is worse."""
     total = count + 2
@@ -303,21 +309,26 @@ def _few(sums: Floats) -> tuple[float, float] | None:
     return sign_flip(sums) if len(sums) < FEW else None
 
 
-def sign_flip(sums: ArrayLike, seed: int = 0) -> tuple[float, float]:
+def sign_flip(sums: ArrayLike) -> tuple[float, float]:
     """(below, above): the shares of all ways to swap a and b in whole clusters whose sum is as low, or as high, as the
-    one seen (Fisher 1935). All ways for up to 14 clusters, else 100,000 random ones and the one seen."""
+    one seen (Fisher 1935). Exact: the sums of two halves of the clusters are listed and matched (Pagano & Tritchler
+    1983 count them otherwise), which takes 2^(G/2) steps."""
     values = np.asarray(sums, float)
     values = values[values != 0]
-    count, seen = len(values), float(values.sum())
-    near = 1e-9 * float(np.abs(values).sum())
-    if count <= EXACT:
-        signs = 1 - 2 * ((np.arange(1 << count)[:, None] >> np.arange(count)) & 1)
-        drawn = signs @ values
-        return float((drawn <= seen + near).mean()), float((drawn >= seen - near).mean())
-    rng = np.random.default_rng(seed)
-    drawn = (2.0 * rng.integers(0, 2, (FLIPS, count), dtype=np.int8) - 1) @ values
-    lower, upper = int((drawn <= seen + near).sum()), int((drawn >= seen - near).sum())
-    return (lower + 1) / (FLIPS + 1), (upper + 1) / (FLIPS + 1)
+    seen, near = float(values.sum()), 1e-9 * float(np.abs(values).sum())
+    one, other = _all_signs(values[::2]), np.sort(_all_signs(values[1::2]))
+    ways = len(one) * len(other)
+    lower = int(np.searchsorted(other, seen + near - one, "right").sum())
+    higher = ways - int(np.searchsorted(other, seen - near - one, "left").sum())
+    return lower / ways, higher / ways
+
+
+def _all_signs(values: Floats) -> Floats:
+    """The sums of all ways to give signs to some values."""
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums - value, sums + value])
+    return sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,26 +398,32 @@ class _Tango:
 
 @dataclass(frozen=True, slots=True)
 class _Bootstrap:
-    """Sorted replicates of a difference; beyond their reach, t with their standard deviation."""
+    """Sorted replicates of a difference. Percentiles are too narrow where there are few clusters, and end where the
+    replicates do: t with the larger of the jackknife's and the bootstrap's error is the least width."""
 
     value: float
     draws: Floats
+    error: float
     freedom: float
 
     @property
     def normal(self) -> StudentT:
-        return StudentT(self.value, float(self.draws.std(ddof=1)), self.freedom)
+        return StudentT(self.value, self.error, self.freedom)
 
     def below(self, than: float) -> float:
         beyond = len(self.draws) - int(np.searchsorted(self.draws, than, "left"))
-        return (beyond + 1) / (len(self.draws) + 1) if beyond >= SEEN else self.normal.below(than)
+        return self._tail(beyond, self.normal.below(than))
 
     def above(self, than: float) -> float:
-        beyond = int(np.searchsorted(self.draws, than, "right"))
-        return (beyond + 1) / (len(self.draws) + 1) if beyond >= SEEN else self.normal.above(than)
+        return self._tail(int(np.searchsorted(self.draws, than, "right")), self.normal.above(than))
+
+    def _tail(self, beyond: int, normal: float) -> float:
+        return max(normal, (beyond + 1) / (len(self.draws) + 1)) if beyond >= SEEN else normal
 
     def low(self, tail: float) -> float:
-        return float(np.quantile(self.draws, tail)) if tail * len(self.draws) >= SEEN else self.normal.low(tail)
+        normal = self.normal.low(tail)
+        return min(normal, float(np.quantile(self.draws, tail))) if tail * len(self.draws) >= SEEN else normal
 
     def high(self, tail: float) -> float:
-        return float(np.quantile(self.draws, 1 - tail)) if tail * len(self.draws) >= SEEN else self.normal.high(tail)
+        normal = self.normal.high(tail)
+        return max(normal, float(np.quantile(self.draws, 1 - tail))) if tail * len(self.draws) >= SEEN else normal

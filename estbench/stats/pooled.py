@@ -40,12 +40,13 @@ def pooled(parts: Sequence[tuple[Difference, float]], scales: Sequence[float] | 
         own.append(share**2 * float(part.error or 0) ** 2)
     alone = sum(share**2 * float((part.influence**2).sum()) for part, share in shares)
     influence = np.fromiter(together.values(), float, len(together))
-    # Each task's own variance, and what units that several tasks share add to (or take from) their sum.
-    variance = sum(own) + float((influence**2).sum()) - alone
+    # Each task's own variance, and what units that several tasks share add to it. What they would take from it (tasks
+    # that move against each other) is not believed: the tasks' own errors hold more than these sums.
+    variance = sum(own) + max(0.0, float((influence**2).sum()) - alone)
     freedom = _satterthwaite(own, [part.freedom for part, _ in parts])
     error = math.sqrt(variance)
     law = StudentT(value, error, freedom)
-    return Difference(value, n, tuple(together), better, worse, method, error, influence, law)
+    return Difference(value, n, tuple(together), better, worse, method, error, influence, law, freedom=freedom)
 
 
 def _satterthwaite(variances: Sequence[float], freedoms: Sequence[float]) -> float:
