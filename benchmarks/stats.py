@@ -26,7 +26,7 @@ from scipy import stats as scipy_stats
 from estbench.metrics.translation import CHRF_ORDERS, chrf
 from estbench.stats import corpus_difference
 from estbench.stats.ranks import Table, TaskValues, rank
-from estbench.stats.resampling import Floats
+from estbench.stats.resampling import Floats, resampled_sums
 
 PART = 20  # how much less often the peers draw
 PASSAGE = 5
@@ -53,7 +53,7 @@ def counts(dice: np.random.Generator, documents: int, quality: float) -> Floats:
     return np.stack([hypothesis, reference, match], axis=-1).reshape(documents, -1).astype(float)
 
 
-class Ready(CHRF):  # type: ignore[misc]
+class Ready(CHRF):
     """sacreBLEU's chrF++ of statistics that are there: the "text" of a document is the name of its system."""
 
     def __init__(self, rows: dict[str, list[list[int]]]) -> None:
@@ -66,7 +66,7 @@ class Ready(CHRF):  # type: ignore[misc]
 
 def scalars(dice: np.random.Generator, documents: int, replicates: int) -> dict[str, Any]:
     a, b = dice.random((2, documents))
-    rows = [np.column_stack([values, np.ones(documents)]) for values in (a, b)]
+    one, other = (np.column_stack([values, np.ones(documents)]) for values in (a, b))
     passages = [place // PASSAGE for place in range(documents)]
 
     def peer() -> None:
@@ -82,24 +82,26 @@ def scalars(dice: np.random.Generator, documents: int, replicates: int) -> dict[
         )
 
     return {
-        "documents": timed(lambda: corpus_difference(*rows, mean, replicates=replicates)),
-        "passages": timed(lambda: corpus_difference(*rows, mean, passages, replicates=replicates)),
+        "documents": timed(lambda: corpus_difference(one, other, mean, replicates=replicates)),
+        "passages": timed(lambda: corpus_difference(one, other, mean, passages, replicates=replicates)),
+        "sums": timed(lambda: resampled_sums(np.column_stack([a, b]), replicates)),
         "scipy": timed(peer, PART),
     }
 
 
 def corpus(dice: np.random.Generator, documents: int, replicates: int) -> dict[str, Any]:
-    rows = {name: counts(dice, documents, quality) for name, quality in (("a", 0.6), ("b", 0.59))}
+    a, b = (counts(dice, documents, quality) for quality in (0.6, 0.59))
     passages = [place // PASSAGE for place in range(documents)]
-    metric = Ready({name: table.astype(int).tolist() for name, table in rows.items()})
-    systems = [(name, [name] * documents) for name in rows]
+    metric = Ready({name: table.astype(int).tolist() for name, table in (("a", a), ("b", b))})
+    systems: list[tuple[str, Sequence[str]]] = [(name, [name] * documents) for name in metric.rows]
 
     def peer() -> None:
         PairedTest(systems, {"chrF": metric}, [["-"] * documents], "bs", replicates // PART)()
 
     return {
-        "documents": timed(lambda: corpus_difference(*rows.values(), chrf, replicates=replicates)),
-        "passages": timed(lambda: corpus_difference(*rows.values(), chrf, passages, replicates=replicates)),
+        "documents": timed(lambda: corpus_difference(a, b, chrf, replicates=replicates)),
+        "passages": timed(lambda: corpus_difference(a, b, chrf, passages, replicates=replicates)),
+        "sums": timed(lambda: resampled_sums(np.concatenate([a, b], axis=1), replicates)),
         "sacrebleu": timed(peer, PART),
     }
 

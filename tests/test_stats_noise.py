@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 
 from estbench.stats.noise import step_noise
 
@@ -33,7 +34,7 @@ def test_the_plain_deviation_would_take_a_trend_for_noise() -> None:
 
 def test_a_straight_line_has_no_noise() -> None:
     found = step_noise([0.1, 0.2, 0.3, 0.4, 0.5], sampling=0.0)
-    assert (found.noise, found.excess, found.snr) == (0.0, 0.0, None)
+    assert (found.noise, found.excess, found.upper, found.snr) == (0.0, 0.0, 0.0, None)
     assert found.signal == pytest.approx(0.2)
     flat = step_noise([0.7] * 6)
     assert (flat.noise, flat.signal, flat.snr, flat.excess) == (0.0, 0.0, None, None)
@@ -80,6 +81,35 @@ def test_noise_beyond_the_documents_is_found() -> None:
         assert found.excess is not None
         excess.append(found.excess)
     assert np.mean(excess) == pytest.approx(0.02**2, rel=0.08)
+
+
+@pytest.mark.parametrize("count", [4, 6, 20])
+def test_the_upper_limit_holds_the_variance(count: int) -> None:
+    """In 90 % of series or more, also of 4 checkpoints. Negative control: the estimate itself does so in half of them."""
+    rng = np.random.default_rng(count)
+    series = [step_noise(rng.normal(0, 0.02, count), sampling=0.0) for _ in range(4000)]
+    covered = np.mean([found.upper is not None and found.upper >= 0.02**2 for found in series])
+    assert 0.89 < covered < 0.97
+    assert np.mean([found.excess is not None and found.excess >= 0.02**2 for found in series]) < 0.55
+
+
+@pytest.mark.parametrize("count", [4, 6, 20])
+def test_a_gate_with_the_upper_limit_keeps_its_level(count: int) -> None:
+    """Two checkpoints of one ability, at a level of 0.4 %. Negative control: with `excess` they differ too often."""
+    rng = np.random.default_rng(count)
+    series = [step_noise(rng.normal(0, 1, count), sampling=0.0) for _ in range(2000)]
+    apart = rng.normal(0, math.sqrt(2), (100, len(series)))
+    limit = float(scipy_stats.norm.isf(0.004))
+    upper, excess = (np.array([getattr(found, name) for found in series]) for name in ("upper", "excess"))
+    assert (apart > limit * np.sqrt(2 * upper)).mean() < 0.004
+    assert (apart > limit * np.sqrt(2 * excess)).mean() > 0.008
+
+
+@given(SERIES, st.floats(0, 0.1))
+def test_the_upper_limit_is_above_the_estimate(values: list[float], sampling: float) -> None:
+    found, bare = step_noise(values, sampling), step_noise(values)
+    assert found.upper is not None and found.excess is not None and found.upper >= found.excess
+    assert (bare.upper, bare.excess) == (None, None)
 
 
 def test_the_signal_is_what_the_trend_covers() -> None:

@@ -17,9 +17,9 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from estbench.metrics import translation
-from estbench.stats import corpus_difference, difference, identical, pooled
-from estbench.stats.distributions import binomial_cdf, normal_tail, t_bound, t_tail
-from estbench.stats.paired import Difference, sign_flip, widened
+from estbench.stats import corpus_difference, difference, identical
+from estbench.stats.distributions import normal_tail
+from estbench.stats.paired import Difference, sign_flip
 
 COUNTS = st.integers(0, 40)
 
@@ -33,25 +33,6 @@ def pairs(better: int, worse: int, both: int, neither: int) -> tuple[list[int], 
 def bound(value: float | None) -> float:
     assert value is not None
     return value
-
-
-# --- distributions ----------------------------------------------------------------------------------------------------
-
-
-@given(st.floats(-40, 40), st.floats(0.5, 5000))
-def test_tails_of_t_are_scipys(t: float, freedom: float) -> None:
-    assert t_tail(t, freedom) == pytest.approx(scipy_stats.t.sf(t, freedom), rel=1e-7, abs=1e-290)
-
-
-@given(st.floats(1e-9, 0.999), st.floats(1, 500))
-def test_one_sided_bounds_of_t_are_scipys(tail: float, freedom: float) -> None:
-    assert t_bound(freedom, tail) == pytest.approx(scipy_stats.t.isf(tail, freedom), rel=1e-6, abs=1e-8)
-
-
-@given(st.integers(1, 400), st.data(), st.floats(0.01, 0.99))
-def test_binomial_tails_are_scipys(n: int, data: st.DataObject, p: float) -> None:
-    k = data.draw(st.integers(-1, n + 1))
-    assert binomial_cdf(k, n, p) == pytest.approx(scipy_stats.binom.cdf(k, n, p), rel=1e-8, abs=1e-280)
 
 
 # --- right or wrong ---------------------------------------------------------------------------------------------------
@@ -173,25 +154,7 @@ def test_swapping_the_models_turns_everything(kind: str, seed: int) -> None:
         assert (other.better, other.worse) == (found.worse, found.better)
 
 
-def test_higher_is_not_always_better() -> None:
-    a, b = [0.3, 0.2, 0.4, 0.35], [0.5, 0.6, 0.45, 0.7]
-    assert bound(difference(a, b, higher_is_better=False).value) > 0 > bound(difference(a, b).value)
-
-
 # --- numbers and clusters ---------------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 2**32 - 1))
-@settings(max_examples=20)
-def test_errors_of_clustered_means_come_close_to_statsmodels(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    clusters = np.repeat(np.arange(200), 4)
-    a = rng.random(800) * 0.5 + 0.2 * rng.random(200)[clusters]
-    b = rng.random(800) * 0.5 + 0.2 * rng.random(200)[clusters]
-    fit = sm.OLS(a - b, np.ones(800)).fit(cov_type="cluster", cov_kwds={"groups": clusters})
-    found = difference(a, b, clusters.tolist())
-    assert found.error == pytest.approx(fit.bse[0], rel=0.2)  # two clusters are added: a little more
-    assert bound(found.error) > 0.99 * fit.bse[0]
 
 
 @pytest.mark.parametrize("clusters", [None, np.arange(6000) // 3])
@@ -201,7 +164,7 @@ def test_errors_of_many_documents_are_those_of_statsmodels(clusters: Any) -> Non
     kind = {"cov_type": "HC1"} if clusters is None else {"cov_type": "cluster", "cov_kwds": {"groups": clusters}}
     fit = sm.OLS(d, np.ones(6000)).fit(**kind)
     found = difference(d, np.zeros(6000), clusters if clusters is None else clusters.tolist())
-    assert found.error == pytest.approx(fit.bse[0], rel=0.01)
+    assert found.error == pytest.approx(fit.bse[0], rel=0.02)  # two more clusters
     low, high = found.interval()
     assert (bound(low), bound(high)) == pytest.approx(tuple(fit.conf_int()[0]), abs=0.001)
 
@@ -219,15 +182,15 @@ def test_sign_flips_are_scipys_permutation_test(sums: list[float]) -> None:
     assert sign_flip(values) == pytest.approx(expected)
 
 
-def test_many_clusters_are_flipped_at_random_and_agree_with_the_exact_shares() -> None:
-    values = np.random.default_rng(1).normal(0.4, 1, 18)
-    every = 1 - 2 * ((np.arange(1 << 18)[:, None] >> np.arange(18)) & 1)
-    exact = (
-        float((every @ values <= values.sum() + 1e-12).mean()),
-        float((every @ values >= values.sum() - 1e-12).mean()),
-    )
-    assert sign_flip(values) == pytest.approx(exact, abs=0.005)
-    assert sign_flip(values) == sign_flip(values)
+def test_signs_of_29_clusters_are_flipped_exactly() -> None:
+    """More ways than can be listed one by one: scipy draws some of them. With whole numbers they can be counted."""
+    values = np.random.default_rng(1).normal(0.3, 1, 29)
+    draws = {"n_resamples": 40_000, "permutation_type": "samples", "rng": np.random.default_rng(2)}
+    for mine, side in zip(sign_flip(values), ("less", "greater"), strict=True):
+        drawn = scipy_stats.permutation_test((values,), lambda x, axis: x.sum(axis), alternative=side, **draws)
+        assert mine == pytest.approx(drawn.pvalue, abs=4 * math.sqrt(mine * (1 - mine) / 40_000))
+    ones = np.array([1.0] * 19 + [-1.0] * 10 + [0.0] * 5)
+    assert sign_flip(ones) == pytest.approx((scipy_stats.binom.cdf(19, 29, 0.5), scipy_stats.binom.sf(18, 29, 0.5)))
 
 
 # --- corpus metrics ---------------------------------------------------------------------------------------------------
@@ -300,7 +263,7 @@ def test_a_mean_as_a_corpus_metric_is_the_mean() -> None:
     assert 0 < far[0] < 1e-4 and far[1] > 0.999
 
 
-# --- several tasks ----------------------------------------------------------------------------------------------------
+# --- how sure ---------------------------------------------------------------------------------------------------------
 
 
 def simulated(n: int, better: float, worse: float, rng: np.random.Generator, clusters: int = 0) -> Difference:
@@ -312,57 +275,16 @@ def simulated(n: int, better: float, worse: float, rng: np.random.Generator, clu
     return difference(a, b, names.tolist() if clusters else None)
 
 
-def test_a_pool_of_independent_tasks_adds_their_variances() -> None:
-    rng = np.random.default_rng(5)
-    parts = [difference(rng.random(300), rng.random(300), units=[f"{t}{i}" for i in range(300)]) for t in "abc"]
-    found = pooled([(part, weight) for part, weight in zip(parts, (1, 2, 1), strict=True)], scales=[100, 100, 1])
-    weights = np.array([25, 50, 0.25])
-    assert found.value == pytest.approx(sum(w * bound(part.value) for w, part in zip(weights, parts, strict=True)))
-    squares = sum((w * bound(part.error)) ** 2 for w, part in zip(weights, parts, strict=True))
-    assert found.error == pytest.approx(math.sqrt(squares))
-
-
-def test_tasks_over_the_same_documents_are_not_independent() -> None:
-    rng = np.random.default_rng(6)
-    a, b = rng.random(400), rng.random(400)
-    alone = difference(a, b, units=list(range(400)))
-    twice = pooled([(alone, 1.0), (difference(a, b, units=list(range(400))), 1.0)])
-    assert twice.error == pytest.approx(bound(alone.error), rel=0.02)
-    apart = pooled([(alone, 1.0), (difference(a, b, units=[f"x{i}" for i in range(400)]), 1.0)])
-    assert bound(apart.error) < 0.75 * bound(twice.error)
-
-
-def test_a_pool_needs_something_to_pool() -> None:
-    with pytest.raises(ValueError, match="value, an error and a weight"):
-        pooled([])
-    with pytest.raises(ValueError, match="value, an error and a weight"):
-        pooled([(difference([], []), 1.0)])
-    assert pooled([(identical(5), 1.0), (identical(9), 1.0)]).p_value() == 1.0
-
-
-# --- how sure ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("n", "better", "worse", "clusters"),
-    [(100, 0.1, 0.1, 0), (300, 0.02, 0.05, 0), (1000, 0.05, 0.05, 0), (200, 0.1, 0.1, 20), (600, 0.08, 0.12, 60)],
+    [(200, 0.1, 0.1, 20), (200, 0.1, 0.15, 100), (600, 0.08, 0.12, 60)],
 )
-def test_intervals_hold_the_truth_about_95_times_in_100(n: int, better: float, worse: float, clusters: int) -> None:
+def test_answers_in_clusters_are_held_about_95_times_in_100(n: int, better: float, worse: float, clusters: int) -> None:
     rng, held = np.random.default_rng(n + clusters), 0
     for _ in range(1200):
         low, high = simulated(n, better, worse, rng, clusters).interval()
         held += bound(low) <= better - worse <= bound(high)
     assert 0.93 <= held / 1200 <= 0.985
-
-
-def test_intervals_of_means_hold_the_truth() -> None:
-    rng, held = np.random.default_rng(8), 0
-    for _ in range(1500):
-        shared = rng.random(120)
-        a, b = (np.clip(shared + rng.normal(0, 0.3, 120), 0, 1) for _ in range(2))
-        low, high = difference(a, b).interval()
-        held += bound(low) <= 0 <= bound(high)
-    assert 0.93 <= held / 1500 <= 0.975
 
 
 def share_held(n: int, discordance: float, difference_is: float, sims: int) -> float:
@@ -423,10 +345,12 @@ def held_and_passed(kind: str, clusters: int, size: int, together: float, sims: 
 @pytest.mark.parametrize(
     ("kind", "clusters", "size", "together", "most"),
     [
+        ("dense", 120, 1, 0.0, 0.975),
         ("dense", 300, 1, 0.0, 0.97),
         ("f1 0.1", 1000, 1, 0.0, 0.97),
-        ("f1 0.3", 130, 5, 0.1, 0.98),  # as EstQA: 603 questions on 130 articles
-        ("dense", 130, 5, 0.3, 0.985),
+        ("f1 0.1", 130, 5, 0.05, 0.985),  # as EstQA: 603 questions on 130 articles
+        ("f1 0.3", 130, 5, 0.1, 0.985),
+        ("dense", 130, 5, 0.3, 0.99),
         ("fall 0.1", 130, 5, 0.2, 0.985),
         ("f1 0.3", 20, 5, 0.1, 1.0),  # few clusters: more is held
         ("fall 0.3", 30, 5, 0.2, 1.0),
@@ -510,14 +434,6 @@ def test_so_many_documents_do_decide_four_times_in_five() -> None:
     passed = [bound(simulated(n, share, share, rng).low(0.05)) > -0.02 for _ in range(600)]
     assert 0.75 <= np.mean(passed) <= 0.85
     assert first.documents_for(0.0, 0.05) is None and difference([], []).documents_for(0.1, 0.05) is None
-
-
-def test_noise_of_training_widens_everything() -> None:
-    found = simulated(500, 0.05, 0.05, np.random.default_rng(13))
-    wider = widened(found, 0.03)
-    assert bound(wider.error) == pytest.approx(math.hypot(bound(found.error), 0.03))
-    assert bound(wider.low(0.05)) < bound(found.low(0.05)) and wider.value == found.value
-    assert widened(found, 0.0) is found and widened(identical(5), 1.0).identical
 
 
 # --- degenerate -------------------------------------------------------------------------------------------------------

@@ -58,6 +58,32 @@ def test_equal_models_share_all_ranks(count: int, n: int, of_passage: int) -> No
     assert single / runs > 0.95 - 3 * math.sqrt(0.05 * 0.95 / runs)
 
 
+@pytest.mark.parametrize(("passages", "spread"), [(20, 1.0), (60, 1.5)])
+def test_passages_of_unequal_size_split_no_equal_models(passages: int, spread: float) -> None:
+    """A few passages hold half of the documents: counted by their number, one in eight tables would be split."""
+    whole, single, runs = 0, 0, 200
+    for seed in range(runs):
+        rng = np.random.default_rng((19, seed))
+        sizes = rng.lognormal(0, spread, passages)
+        codes = np.concatenate([np.arange(passages), rng.choice(passages, 600 - passages, p=sizes / sizes.sum())])
+        passage, own = rng.normal(0, 0.6, (6, passages)), rng.normal(0, 0.8, (6, 600))
+        answers = (passage[:, codes] + own > rng.normal(size=600)).astype(float)
+        found = rank(table(answers, clusters=codes.tolist()), 200)
+        whole += sum((row.rank_low, row.rank_high) == (1, 6) for row in found.rows)
+        single += found.rows[-1].klass == 1
+    assert whole / runs / 6 > 0.95 - 3 * math.sqrt(0.05 * 0.95 / runs)
+    assert single / runs > 0.95 - 3 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def test_one_passage_with_nearly_all_documents_tells_next_to_nothing() -> None:
+    """Negative control: in passages of equal size the same answers tell the models apart."""
+    values = np.array([[1.0] * 400, [0.0] * 400])
+    values[:, ::10] = 1 - values[:, ::10]
+    giant = [0] * 398 + [1, 2]
+    assert [row.klass for row in rank(table(values, clusters=giant)).rows] == [1, 1]
+    assert [row.klass for row in rank(table(values, clusters=(np.arange(400) // 10).tolist())).rows] == [1, 2]
+
+
 def test_intervals_hold_the_true_ranks_and_scores() -> None:
     abilities = [0.4, 0.2, 0.15, 0.0, -0.5]
     ranks, scores, narrow, runs = 0, 0, 0, 150

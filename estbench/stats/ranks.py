@@ -100,9 +100,10 @@ def rank(
     A rank's interval comes from the simultaneous interval of one model's differences to all others, by the bootstrap of
     their largest |t|: 1 + the models that are surely better, to all less those that are surely worse (Mogstad, Romano,
     Shaikh & Wilhelm 2024). Standard errors are clustered, with two clusters more, one better and one worse; the
-    critical value is widened for few clusters as Student's t is (Wallace 1959), by Satterthwaite's freedom. The first
-    class is the best model and all that can't be told from it; the first that can begins the next class. Classes hold
-    for all models at once: equal ones are split with a probability of 5 %, however many they are.
+    critical value is widened for few clusters as Student's t is (Wallace 1959), by Satterthwaite's freedom, where
+    clusters of unequal size count as the equal ones that they are worth (Kish 1965). The first class is the best model
+    and all that can't be told from it; the first that can begins the next class. Classes hold for all models at once:
+    equal ones are split with a probability of 5 %, however many they are.
 
     A model that lacks a task gets there chance or the score of the worst model, whichever is lower. Its rank's interval
     begins where it would be with the best model's score; others are compared with its score as it stands.
@@ -202,6 +203,7 @@ class _Part:
     score: Floats  # (columns,)
     influence: Floats  # (clusters, columns); sums of 0
     draws: Floats  # (replicates, columns): distances from the score
+    weights: Floats  # (clusters,): shares of the documents
     largest: float  # how far two models are apart on one cluster, at most
     span: float  # how far two clusters are apart, at most
 
@@ -218,7 +220,8 @@ def _part(
     sums, sizes = rows[:, :-1], rows[:, -1:]
     score = sums.sum(axis=0) / n
     drawn = resampled_sums(rows, replicates, seed)
-    wider = math.sqrt(count / (count - 1)) if count > 1 else 0.0
+    weights = sizes[:, 0] / n
+    wider = math.sqrt(_correction(weights)) if count > 1 else 0.0
     draws = wider * (drawn[:, :-1] / drawn[:, -1:] - score)
     influence = (sums - sizes * score) / n
     means = sums[:, :-1] / sizes
@@ -226,7 +229,7 @@ def _part(
     stand_in, leader = score.argmin(), score[:-1].argmax()
     take = np.concatenate([np.where(owned, place, stand_in), np.where(owned[incomplete], place[incomplete], leader)])
     largest, span = float(np.ptp(means, axis=1).max()), float(np.ptp(means))
-    return _Part(score[take], influence[:, take], draws[:, take], largest, span)
+    return _Part(score[take], influence[:, take], draws[:, take], weights, largest, span)
 
 
 def _measured(
@@ -251,10 +254,10 @@ def _measured(
         part = _part(task, owned[place], incomplete, replicates, (seed, place))
         scores[place] = part.score
         draws += factors[:, place, None] * (part.score + part.draws)
-        if not spread.add(share * part.influence, share * part.largest, share * part.span):
+        if not spread.add(share * part.influence, part.weights, share * part.largest, share * part.span):
             unsure.append(task.name)
     score = np.asarray(shares @ scores)
-    if resample_tasks and not spread.add(shares[:, None] * (scores - score)):
+    if resample_tasks and not spread.add(shares[:, None] * (scores - score), shares):
         unsure = [tasks[0].name]
     return _Measured(scores, score, draws, spread, tuple(unsure))
 
@@ -266,8 +269,9 @@ class _Spread:
         self.pairs, self.pair_squares = np.zeros((columns, columns)), np.zeros((columns, columns))
         self.own, self.own_squares = np.zeros(columns), np.zeros(columns)
 
-    def add(self, influence: Floats, largest: float = 0.0, span: float = 0.0) -> bool:
-        """Add the influences (clusters, columns) of a task; False: it has one cluster, and nothing is known of it.
+    def add(self, influence: Floats, weights: Floats, largest: float = 0.0, span: float = 0.0) -> bool:
+        """Add the influences (clusters, columns) of a task, whose clusters hold those shares of its documents; False:
+        it has one cluster, and nothing is known of it.
 
         Differences get two clusters more, `largest` in favour of one and of the other; scores get two that are `span`
         apart: what rarely differs does not look more certain than it is (Bonett & Price 2012 for 0/1).
@@ -275,6 +279,7 @@ class _Spread:
         count = len(influence)
         if count < 2:
             return False
+        correction, freedom = _correction(weights), max(1.0, 1 / float((weights**2).sum()) - 1)
         products = influence.T @ influence
         own = products.diagonal()
         pairs = np.maximum(0.0, own[:, None] + own - 2 * products)
@@ -282,9 +287,9 @@ class _Spread:
             (self.pairs, self.pair_squares, pairs, 2 * largest**2),
             (self.own, self.own_squares, own, span**2 / 2),
         ):
-            added = count / (count - 1) * variance + ends / (count + 2) ** 2
+            added = correction * variance + ends / (count + 2) ** 2
             total += added
-            squares += added**2 / (count - 1)
+            squares += added**2 / freedom
         return True
 
 
@@ -324,6 +329,13 @@ class _Measured:
             return np.zeros(len(self.score))
         freedom = _freedom(self.spread.own, self.spread.own_squares)
         return np.sqrt(self.spread.own) * _students(normal_quantile((1 - LEVEL) / 2), freedom)
+
+
+def _correction(weights: Floats) -> float:
+    """What makes the squared influences of clusters an unbiased variance where their documents are all alike; G/(G − 1)
+    for equal ones. A large cluster pulls the mean towards itself, and seems to be closer to it than it is."""
+    squares = float((weights**2).sum())
+    return 1 / (1 - 2 * float((weights**3).sum()) / squares + squares)
 
 
 def _freedom(variance: Floats, squares: Floats) -> Floats:

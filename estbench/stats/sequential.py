@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -62,6 +63,12 @@ def nominal_levels(
     totals = [spent(alpha, share, spending) for share in shares]
     if final:
         totals[-1] = alpha
+    return _levels(tuple(shares), tuple(totals))
+
+
+@lru_cache(maxsize=4096)
+def _levels(shares: tuple[float, ...], totals: tuple[float, ...]) -> tuple[float, ...]:
+    """The level of each look, by which so much has been spent."""
     levels = []
     # The sum of what has been seen, as long as no look stopped the test: places and probability. It starts at 0.
     places, mass = np.zeros(1), np.ones(1)
