@@ -95,6 +95,16 @@ def test_margins_are_points_or_bits() -> None:
         ("margin: !!int abc\n", 1, "can't be read"),
         ("alarms_per_year: 0.000001\nruns_per_year: 1000000\n", 1, "no gate"),
         ("!!python/object/apply:os.system ['true']\n", 1, "not valid YAML"),
+        ('"a\\nb": 1\n"a\\nb": 2\n', 2, "there twice"),
+        ("margin: *none\n", 1, "undefined alias"),
+        ("tasks: &a [*a]\n", 1, "recursive"),
+        ("pool:\n\tmargin: 1\n", 2, "cannot start any token"),
+        ("margin: 1\n---\nmargin: 2\n", 2, "another document"),
+        ("confidence: .inf\n", 1, "inf is no number"),
+        ("minimum_n: 0\n", 1, "no whole number"),
+        ("allow: [data]\n", 1, "'data' is not one of engine"),
+        ("tasks:\n  estcopa: 3\n", 2, "not keys and values"),
+        ("maximum_parse_failures: 20\n", 1, "not from 0 to 1"),
     ],
 )
 def test_a_slip_names_the_line_and_the_cure(tmp_path: Path, text: str, line: int, words: str) -> None:
@@ -109,6 +119,27 @@ def test_a_slip_names_the_line_and_the_cure(tmp_path: Path, text: str, line: int
 def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ConfigError, match=r"gate\.yaml"):
         read(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: " + "[" * 50_000, "nested too deeply"),
+        ("a: " + "{b: " * 20_000, "nested too deeply"),
+        ("a: \x00", "not valid"),
+    ],
+)
+def test_depth_without_end_is_refused_at_once(tmp_path: Path, text: str, words: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match=words):
+        read(written(tmp_path, text))
+    assert time.monotonic() - begun < 5
+
+
+def test_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
+    """YAML 1.1 takes 1e-3 for text, people don't; 1.0e-3 it knows."""
+    assert read(written(tmp_path, "alpha: 1.0e-3\n")).alpha == 0.001
+    assert read(written(tmp_path, "alpha: 1e-3\n")).alpha == 0.001
 
 
 def test_a_folder_and_a_name_that_is_none(tmp_path: Path) -> None:
