@@ -93,7 +93,7 @@ def test_a_task_that_does_not_follow_training_is_flagged() -> None:
 def test_the_policy_reads_what_is_printed(tmp_path: Path) -> None:
     rows = noise.of_series(training(16, 0.03, 0.0), Policy())
     rows += [
-        noise.TaskNoise("odd: name #1", "acc", "points", (), 1.0, 0.5, 1.0),
+        noise.TaskNoise("odd: name #1", "acc", "points", (), 1.0, 0.4, 0.5, 1.0),
         noise.TaskNoise("still", "acc", "points"),
     ]
     rows.append(noise.TaskNoise("bits", "bits_per_byte", "bits", (), 0.002, 0.001, 0.00123, 1.0))

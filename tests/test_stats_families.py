@@ -80,7 +80,7 @@ def test_bounds_and_tails_are_inverse(freedom: float, tail: float) -> None:
 @given(st.integers(1, 3000), st.floats(0.001, 0.999), st.data())
 def test_the_binomial_is_scipys(n: int, p: float, data: st.DataObject) -> None:
     k = data.draw(st.integers(-1, n))
-    assert binomial_cdf(k, n, p) == pytest.approx(scipy_stats.binom.cdf(k, n, p), rel=1e-8, abs=1e-300)
+    assert binomial_cdf(k, n, p) == pytest.approx(scipy_stats.binom.cdf(k, n, p), rel=1e-7, abs=1e-300)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 40), (3, 100), (10, 300), (200, 2000)])

@@ -27,7 +27,7 @@ from estbench.stats.distributions import binomial_mid_p, normal_quantile, t_boun
 from estbench.stats.intervals import Clusters, Floats
 from estbench.stats.resampling import resampled_sums
 
-FEW = 30  # clusters below which signs are flipped instead of trusting t
+FEW = 30  # clusters below which t is not trusted: signs are flipped, and intervals are wider
 REPLICATES = 10_000
 SEEN = 20  # replicates beyond a bound that make it a quantile; with fewer it comes from the standard error
 POWER = 0.8
@@ -140,7 +140,7 @@ def difference(
 
     0/1 values: McNemar's one-sided mid-p at 0 (Lancaster 1961; Fagerland et al. 2013) and Tango's score interval (Tango
     1998); with clusters both at the effective sample size, with t quantiles of G − 1. Other values: clustered t with
-    two more clusters, one better and one worse by as much as any document is (as Bonett & Price 2012 do for 0/1: a few
+    two more clusters, one better and one worse by as much as any is (as Bonett & Price 2012 do for 0/1: a few
     rare differences do not look more certain than they are); with fewer than 30 clusters the test of 0 flips signs.
 
     span: what separates the worst possible value from the best; None: no bound. units: names of the documents.
@@ -157,8 +157,9 @@ def difference(
     sums = np.asarray(np.bincount(codes, d, minlength=count), float)
     influence = np.bincount(codes, d - value, minlength=count) / len(d)
     binary = bool(np.isin(one, (0.0, 1.0)).all() and np.isin(other, (0.0, 1.0)).all())
-    largest = float(np.abs(d).max()) or span
-    if largest is None:
+    # How far a whole cluster may go: as far as one has gone, but where there are few, as far as any document has.
+    largest = (float(np.abs(sums).max()) * count / len(d) if count >= FEW else float(np.abs(d).max())) or span
+    if not largest:
         return Difference(value, len(d), names, better, worse, "no interval: no variation between documents")
     error, freedom = _error(influence, value, count, largest), _freedom(codes, count)
     shared = (value, len(d), names, better, worse)
