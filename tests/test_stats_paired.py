@@ -365,18 +365,16 @@ def test_numbers_are_held_in_clusters_and_alone(
 
 @pytest.mark.parametrize(("clusters", "size"), [(20, 20), (60, 10), (130, 5)])
 def test_rare_falls_of_whole_passages_hardly_pass(clusters: int, size: int) -> None:
-    """3 % of the documents fall, whole passages of them together: most nights show few of them or none. From 30 to 100
-    passages the intervals hold less than they say (89 % of 60); larger added clusters would mend that, and would hide
-    ordinary falls in tasks of passages, whose intervals then hold all of 1,000."""
+    """3 % of the documents fall, whole passages of them together: most nights show few of them or none."""
     held, passed = held_and_passed("fall 0.03", clusters, size, 0.2, 1000)
-    assert held >= (0.93 if clusters < 30 else 0.87) and passed <= 0.17
+    assert held >= 0.92 and passed <= 0.11
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("clusters", "size"), [(20, 5), (20, 20), (60, 5), (60, 10), (130, 5), (500, 2)])
 @pytest.mark.parametrize("kind", ["dense", "f1 0.1", "f1 0.3", "fall 0.03", "fall 0.1", "fall 0.3"])
 def test_numbers_over_the_whole_range(kind: str, clusters: int, size: int) -> None:
-    least = 0.84 if kind == "fall 0.03" else 0.925  # 93 % but for the simulation's own noise; rare falls: see above
+    least = 0.91 if kind == "fall 0.03" else 0.925  # 93 % but for the simulation's own noise, and for rare falls
     assert held_and_passed(kind, clusters, size, 0.2, 4000)[0] >= least
 
 

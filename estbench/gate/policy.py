@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ import yaml
 from estbench.errors import ConfigError, did_you_mean
 from estbench.home import project_file
 
+EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 LARGEST = 10**15  # of the whole numbers in a policy
 LOOKS = (0.1, 0.2, 0.4, 0.7, 1.0)
 DIFFERENCES = ("engine", "prompts", "scorer", "form")
@@ -124,7 +126,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> _Map:
         if not isinstance(key, str):
             raise _Wrong(line, f"{_shown(key)} is no word")
         if key in found:
-            raise _Wrong(line, f"{key} is there twice")
+            raise _Wrong(line, f"{key if key.isprintable() else _shown(key)} is there twice")
         found.lines[key] = line
         try:
             found[key] = loader.construct_object(value_node, deep=True)
@@ -244,6 +246,8 @@ def _shown(value: Any) -> str:
 
 
 def _number(value: Any, line: int, least: float, most: float) -> float:
+    if isinstance(value, str) and EXPONENT.fullmatch(value):  # a number, but not to YAML 1.1
+        value = float(value)
     if isinstance(value, int) and abs(value) > LARGEST:
         raise _Wrong(line, "that number is too large")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -332,7 +336,7 @@ def _tasks(content: _Map) -> tuple[tuple[str, ...], dict[str, Rule]]:
         for word in given:
             rule = _rule(given[word], given.lines[word])
             rules |= dict.fromkeys(_spelled(word, given.lines[word]), rule)
-    elif given is not None:
+    elif "tasks" in content:
         rules |= {name: Rule() for word in _words(given, line) for name in _spelled(word, line)}
     names = tuple(rules)
     for name in _words(content["advisory"], content.lines["advisory"]) if "advisory" in content else ():

@@ -27,7 +27,7 @@ from estbench.stats.distributions import binomial_mid_p, normal_quantile, t_boun
 from estbench.stats.intervals import Clusters, Floats
 from estbench.stats.resampling import resampled_sums
 
-FEW = 30  # clusters below which t is not trusted: signs are flipped, and intervals are wider
+FEW = 30  # clusters below which signs are flipped instead of trusting t
 REPLICATES = 10_000
 SEEN = 20  # replicates beyond a bound that make it a quantile; with fewer it comes from the standard error
 POWER = 0.8
@@ -60,7 +60,7 @@ class Difference:
     worse: int
     method: str
     error: float | None = None  # standard error
-    influence: Floats = field(default_factory=lambda: np.zeros(0))  # of each unit; their sum is 0
+    influence: Floats = field(default_factory=lambda: np.zeros(0), compare=False)  # of each unit; their sum is 0
     law: Law | None = None
     at_zero: tuple[float, float] | None = None  # (below, above) of the test that fits "no difference" best
     identical: bool = False  # the same responses: no difference, on whatever documents
@@ -140,7 +140,7 @@ def difference(
 
     0/1 values: McNemar's one-sided mid-p at 0 (Lancaster 1961; Fagerland et al. 2013) and Tango's score interval (Tango
     1998); with clusters both at the effective sample size, with t quantiles of G − 1. Other values: clustered t with
-    two more clusters, one better and one worse by as much as any is (as Bonett & Price 2012 do for 0/1: a few
+    two more clusters, one better and one worse by about as much as any is (as Bonett & Price 2012 do for 0/1: a few
     rare differences do not look more certain than they are); with fewer than 30 clusters the test of 0 flips signs.
 
     span: what separates the worst possible value from the best; None: no bound. units: names of the documents.
@@ -148,7 +148,8 @@ def difference(
     one, other = np.asarray(a, float).reshape(-1), np.asarray(b, float).reshape(-1)
     if len(one) != len(other):
         raise ValueError(f"{len(one)} values of a for {len(other)} of b")
-    d = (one - other) * (1 if higher_is_better else -1)
+    with np.errstate(invalid="ignore"):  # inf − inf: refused below
+        d = (one - other) * (1 if higher_is_better else -1)
     names, codes, count = coded(clusters, units, len(d))
     better, worse = int((d > 0).sum()), int((d < 0).sum())
     if refused := _refusal(d, count, better, worse):
@@ -157,8 +158,9 @@ def difference(
     sums = np.asarray(np.bincount(codes, d, minlength=count), float)
     influence = np.bincount(codes, d - value, minlength=count) / len(d)
     binary = bool(np.isin(one, (0.0, 1.0)).all() and np.isin(other, (0.0, 1.0)).all())
-    # How far a whole cluster may go: as far as one has gone, but where there are few, as far as any document has.
-    largest = (float(np.abs(sums).max()) * count / len(d) if count >= FEW else float(np.abs(d).max())) or span
+    # How far a whole cluster may go: as far as one has gone, and at least a third as far as any document. (With less,
+    # rare falls of whole passages hide; with more, ordinary falls in tasks of passages do.)
+    largest = max(float(np.abs(sums).max()) * count / len(d), float(np.abs(d).max()) / 3) or span
     if not largest:
         return Difference(value, len(d), names, better, worse, "no interval: no variation between documents")
     error, freedom = _error(influence, value, count, largest), _freedom(codes, count)
