@@ -109,7 +109,7 @@ def test_the_wheel_holds_package_tasks_and_command_and_nothing_else(tmp_path: Pa
     names = set(wheel.namelist())
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"estbench", f"estbench-{estbench.__version__}.dist-info"}
-    files = [*(ROOT / "tasks").rglob("*.yaml"), *(ROOT / "tasks").rglob("*.py")]
+    files = [*(ROOT / "tasks").rglob("*.yaml"), *(ROOT / "tasks").rglob("*.py"), *(ROOT / "gates").glob("*.yaml")]
     tasks = {f"estbench/_files/{path.relative_to(ROOT)}" for path in files}
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "estbench").rglob("*.py")}
     assert tasks | code <= names

@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 @given(st.floats(-60, 60), FREEDOMS)
 def test_tails_of_t_are_scipys_also_tiny_ones_and_with_a_fraction_of_freedom(t: float, freedom: float) -> None:
-    assert t_tail(t, freedom) == pytest.approx(scipy_stats.t.sf(t, freedom), rel=1e-9, abs=1e-300)
+    assert t_tail(t, freedom) == pytest.approx(scipy_stats.t.sf(t, freedom), rel=1e-7, abs=1e-280)
 
 
 @pytest.mark.parametrize(("t", "freedom"), [(300.0, 7.5), (40.0, 50.0), (36.0, 1e6), (1e8, 0.5), (1e-12, 3.0)])
