@@ -222,6 +222,12 @@ def test_runs_that_are_not_comparable_are_refused_by_name(
     assert code == 2 and "not comparable in data" in err and "0 of 400 documents" in err
 
 
+def test_a_policy_of_other_tasks_is_a_mistake_and_not_a_crash(gate: Gate, good: Run, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("tasks: not/here\n", "utf-8")
+    code, out, err = gate(f"candidate={good.id}", f"baseline={good.id}", "policy=other.yaml")
+    assert code == 2 and out == "" and "neither run has a task of the policy other" in err
+
+
 def test_a_difference_that_the_policy_allows_is_a_warning(gate: Gate, run: Run, good: Run, tmp_path: Path) -> None:
     other = variant(run, "other", with_values(0.7), lambda m: m | {"engine": m["engine"] | {"dtype": "bfloat16"}})
     (tmp_path / "lax.yaml").write_text(POLICY + "allow: [engine]\n", "utf-8")

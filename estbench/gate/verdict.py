@@ -209,6 +209,8 @@ def obstacles(policy: Policy, candidate: Evidence, baseline: Evidence) -> tuple[
     for problem in problems(candidate, baseline, both, least_overlap=policy.minimum_overlap):
         blocks = problem.task is None or (problem.task in named and policy.rule(problem.task).blocking)
         (fatal if blocks and problem.kind not in policy.allow else warned).append(problem)
+    if named and not any(task in run.tasks for task in named for run in (candidate, baseline)):
+        fatal.append(Problem("data", None, f"neither run has a task of the policy {policy.name}"))
     if not any(policy.rule(task).blocking for task in named):
         fatal.append(Problem("data", None, "no task is blocking: the policy names none, or the runs have none of them"))
     return fatal, warned
