@@ -125,12 +125,28 @@ def _plain(word: str) -> str:
 
 
 def of_run(run: Run) -> Evidence:
-    """A run folder as evidence; ConfigError for a slice."""
+    """A run folder as evidence; ConfigError for a slice, StoreError for a folder that is damaged."""
     if run.manifest["slice"]:
         raise ConfigError(
             f"{run.id} is slice {run.manifest['slice']} of an evaluation: `estbench runs import` makes the whole run."
         )
-    return Evidence(run.manifest, run.scores(), run, {})
+    try:
+        rows = json.loads((run.path / "scores.json").read_text("utf-8"), parse_constant=lambda _: None)  # NaN: missing
+        _check_manifest(run.manifest)
+        return Evidence(run.manifest, [_score(row) for row in rows], run, {})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{run.path} is damaged: {error}. Run the same `estbench eval` again.") from None
+
+
+def _check_manifest(manifest: dict[str, Any]) -> None:
+    """ValueError where a manifest lacks what comparisons need, or has something else in its place."""
+    if lacking := {"name", "run", "model", "engine", "identity", "tasks"} - manifest.keys():
+        raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+    parts = [manifest[key] for key in ("model", "engine", "identity", "tasks")]
+    if not all(isinstance(part, dict) for part in (*parts, *parts[-1].values())):
+        raise ValueError("a part of it has the wrong type")
+    if odd := [task for task, card in manifest["tasks"].items() if not isinstance(card.get("primary"), str)]:
+        raise ValueError(f"it does not say what {odd[0]} is measured by")
 
 
 def _of_run(run: Run, task: str) -> Items:
@@ -138,11 +154,11 @@ def _of_run(run: Run, task: str) -> Items:
 
     if not (run.path / "samples" / f"{file_name(task)}.jsonl.gz").exists():
         raise StoreError(f"{run.id} has no scores of single documents for {task}: nothing can be paired.")
-    texts: dict[int, str] = {}
-    for response in run.responses(task):
-        if "text" in response:
-            texts[response["doc_id"]] = response["text"]
-    whole = sorted(run.samples(task), key=lambda sample: sample.doc_id)
+    try:
+        texts: dict[int, str] = {row["doc_id"]: row["text"] for row in run.responses(task) if "text" in row}
+        whole = sorted(run.samples(task), key=lambda sample: sample.doc_id)
+    except (TypeError, KeyError) as error:
+        raise StoreError(f"{run.path} is damaged in {task}: {error}. Run the same `estbench eval` again.") from None
     samples = [sample for sample in whole if sample.error is None]
     metrics = dict.fromkeys(name for sample in samples for name in sample.values)
     return Items(
@@ -279,12 +295,7 @@ def _of_file(content: bytes, origin: str) -> Evidence:
             raise ValueError("it is no baseline file of this version")
         scores = [_score(row) for row in whole["scores"]]
         manifest = {key: value for key, value in whole.items() if key not in ("scores", "items", "baseline")}
-        needed = {"name", "run", "model", "engine", "identity", "tasks"}
-        if lacking := needed - manifest.keys():
-            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
-        parts = [manifest[key] for key in ("model", "engine", "identity", "tasks")]
-        if not all(isinstance(part, dict) for part in (*parts, *parts[-1].values())):
-            raise ValueError("a part of it has the wrong type")
+        _check_manifest(manifest)
         names = (manifest["name"], manifest["run"], *manifest["tasks"])
         if not all(isinstance(name, str) and name.isprintable() for name in names):
             raise ValueError("a name in it is none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import http.server
 import json
 import os
@@ -22,7 +23,7 @@ from worlds import World, rows
 from estbench import evidence, registry
 from estbench.cli import main
 from estbench.gate import sources
-from estbench.runs import Run, Sample
+from estbench.runs import Run, Sample, write_json
 
 Gate = Callable[..., tuple[int, Any, str]]
 N = 400
@@ -311,6 +312,26 @@ def test_a_damaged_baseline_file_is_one_line(gate: Gate, good: Run, tmp_path: Pa
     file.write_text(damage(file.read_text("utf-8")), "utf-8")
     code, _, err = gate(f"candidate={good.id}", "baseline=main")
     assert code == 2 and "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: (run.path / "scores.json").write_text('{"a": 1}', "utf-8"),
+        lambda run: (run.path / "scores.json").unlink(),
+        lambda run: (run.path / "scores.json").write_text("[{]", "utf-8"),
+        lambda run: (run.path / "samples" / "words.jsonl.gz").write_bytes(gzip.compress(b'{"x": 1}\n')),
+        lambda run: (run.path / "samples" / "words.jsonl.gz").write_bytes(gzip.compress(b"{}" * 9)[:20]),
+        lambda run: write_json(run.path / "manifest.json", run.manifest | {"tasks": {"words": {}}}),
+        lambda run: write_json(run.path / "manifest.json", run.manifest | {"engine": "hf"}),
+    ],
+)
+def test_a_damaged_run_folder_is_one_line(gate: Gate, run: Run, good: Run, damage: Any) -> None:
+    broken = variant(run, "broken", with_values(0.7))
+    damage(broken)
+    for words in ((f"candidate={broken.id}", f"baseline={good.id}"), (f"candidate={good.id}", f"baseline={broken.id}")):
+        code, _, err = gate(*words)
+        assert code == 2 and "Traceback" not in err and len(err.strip().splitlines()) == 1
 
 
 def test_withheld_golds_stay_out_of_a_baseline_file(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
