@@ -207,6 +207,11 @@ def compare(a: Evidence, b: Evidence, tasks: Sequence[str] | None = None, metric
     return Comparison(a, b, rows, problems(a, b, [row.task for row in found]), left_out)
 
 
+def labels(a: Evidence, b: Evidence) -> tuple[str, str]:
+    """What to call two runs so that they can be told apart."""
+    return (a.name, b.name) if a.name != b.name else (f"{a.name} ({a.id})", f"{b.name} ({b.id})")
+
+
 def problems(a: Evidence, b: Evidence, tasks: Iterable[str], *, least_overlap: float = LEAST) -> list[Problem]:
     """What keeps two runs from being compared. least_overlap: share of a's documents that b has to have."""
     found = _engines(a, b)

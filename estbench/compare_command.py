@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from estbench import compare as comparing
 from estbench import evidence, report
 from estbench.commands import wants_table
@@ -12,6 +14,7 @@ from estbench.compare import Comparison, Row, TaskComparison
 from estbench.errors import ConfigError
 from estbench.evidence import Evidence
 from estbench.gate.reports import p_value, signed
+from estbench.scoring import metric_of
 
 if TYPE_CHECKING:
     from estbench.settings import CompareSettings, ReportSettings
@@ -62,10 +65,11 @@ def _spelled(tasks: str | None, have: Collection[str]) -> list[str]:
 
 def as_text(found: Comparison) -> str:
     """For a terminal."""
-    columns = {"task": "task", "metric": "metric", "a": f">{_short(found.a.name)}", "b": f">{_short(found.b.name)}"}
+    one, other = map(_short, comparing.labels(found.a, found.b))
+    columns = {"task": "task", "metric": "metric", "a": f">{one}", "b": f">{other}"}
     columns |= {"difference": ">difference", "interval": "95 % interval", "p": ">p", "adjusted": ">p (BH)"}
     columns |= {"n": ">n", "flips": ">better/worse", "sees": ">detectable", "verdict": "verdict"}
-    names = {"a": f"{found.a.name} is better", "b": f"{found.b.name} is better"}
+    names = dict(zip("ab", (f"{name} is better" for name in comparing.labels(found.a, found.b)), strict=True))
     rows = [_cells(row) | {"verdict": names.get(row.verdict, _open(row))} for row in found.rows]
     head = f"{found.a.name} ({found.a.id}) against {found.b.name} ({found.b.id}), on the same documents"
     foot = (
@@ -150,12 +154,25 @@ def flips(a: Evidence, b: Evidence, one: TaskComparison, most: int) -> list[dict
         values = items[0].values[one.metric][at], items[1].values[one.metric][there]
         if values[0] == values[1]:
             continue
-        gap = values[0] - values[1] if all(isinstance(value, int | float) for value in values) else 0
+        alone = [_alone(one.metric, value) for value in values]
+        gap = alone[0] - alone[1]
         doc = items[0].docs[at]
         row = {"doc": doc, "a": values[0], "b": values[1], "gap": gap if one.higher_is_better else -gap}
         row |= {f"answer_{side}": texts[place].get(doc) for place, side in enumerate("ab")}
         found.append(row)
     return sorted(found, key=lambda row: (row["gap"], row["doc"]))[:most]
+
+
+def _alone(metric: str, value: Any) -> float:
+    """What a document is worth by itself; a corpus metric of it alone."""
+    if isinstance(value, int | float):
+        return float(value)
+    known = metric_of(metric, [value])
+    if known is None or known.combine is None:
+        return 0.0
+    rows = known.prepare([value]) if known.prepare else np.asarray([value], float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.nan_to_num(known.combine(rows.sum(axis=0))))
 
 
 def _answers(side: Evidence, task: str) -> dict[str, dict[str, Any]]:

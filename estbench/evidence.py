@@ -161,6 +161,8 @@ def _of_run(run: Run, task: str) -> Items:
         raise StoreError(f"{run.path} is damaged in {task}: {error}. Run the same `estbench eval` again.") from None
     samples = [sample for sample in whole if sample.error is None]
     metrics = dict.fromkeys(name for sample in samples for name in sample.values)
+    if any(isinstance(value, str) for sample in samples for value in sample.values.values()):
+        raise StoreError(f"{run.path} is damaged in {task}: a value is a text. Run the same `estbench eval` again.")
     return Items(
         docs=[sample.doc_hash for sample in samples],
         clusters=[sample.cluster for sample in samples],
@@ -169,7 +171,7 @@ def _of_run(run: Run, task: str) -> Items:
         empty=[not texts.get(sample.doc_id, "text").strip() for sample in samples],
         length=[len(texts[sample.doc_id]) if sample.doc_id in texts else -1 for sample in samples],
         values={name: [sample.values.get(name) for sample in samples] for name in metrics},
-        errors=len(whole) - len(samples),
+        errors=max(len(whole), int(run.manifest["tasks"][task].get("n_planned") or 0)) - len(samples),
     )
 
 

@@ -78,6 +78,8 @@ def _at_once(word: str, against: Sequence[tuple[str, str]], rules: Policy, setti
     database = settings.database
     stored = [evidence.load(name) if not sources.is_model(name) else None for _, name in against]
     like = next((one for one in stored if one), None)
+    if all(stored) and not sources.is_model(word) and (typed := [key for key in MODEL_KEYS if getattr(settings, key)]):
+        raise ConfigError(f"{typed[0]}= is for a model that is evaluated; these runs are stored: leave it out.")
     candidate = sources.find(word, _asked(settings, rules, like), report.say, database)
     verdicts = []
     for (kind, name), known in zip(against, stored, strict=True):

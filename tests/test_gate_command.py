@@ -334,6 +334,37 @@ def test_a_damaged_run_folder_is_one_line(gate: Gate, run: Run, good: Run, damag
         assert code == 2 and "Traceback" not in err and len(err.strip().splitlines()) == 1
 
 
+def test_documents_that_vanished_from_a_run_are_missing(gate: Gate, run: Run, good: Run) -> None:
+    """Those it got wrong are gone, and its manifest says how many there were."""
+    lost = variant(run, "lost", lambda t, s: [x for x in with_values(0.6)(t, s) if min(x.values.values()) != 0])
+    code, found, _ = gate(f"candidate={lost.id}", f"baseline={good.id}")
+    assert code == 4 and "documents have no response" in found["comparisons"][0]["tasks"][0]["reasons"][0]
+
+
+def test_a_broken_limit_leaves_the_task_in_the_pool(gate: Gate, run: Run, good: Run, tmp_path: Path) -> None:
+    worse = variant(run, "worse", with_values(0.4))
+    (tmp_path / "floor.yaml").write_text(
+        "margin: 2\npool: {margin: 2}\ntasks: {letters: {floor: 60}, words: }\n", "utf-8"
+    )
+    code, found, _ = gate(f"candidate={worse.id}", f"baseline={good.id}", "policy=floor.yaml")
+    pool, [letters, _] = found["comparisons"][0]["pool"], found["comparisons"][0]["tasks"]
+    assert code == 1 and pool["n"] == 2 * N and pool["status"] == "regression"
+    assert letters["status"] == "regression" and letters["p"] < 0.001 and "floor" in letters["reasons"][0]
+
+
+def test_limits_of_models_are_refused_for_stored_runs(gate: Gate, good: Run) -> None:
+    code, _, err = gate(f"candidate={good.id}", f"baseline={good.id}", "limit=20")
+    assert code == 2 and "limit= is for a model" in err
+
+
+def test_two_runs_of_one_name_are_told_apart(gate: Gate, run: Run, good: Run) -> None:
+    twin = variant(run, "twin", with_values(0.5), lambda m: m | {"name": "good"})
+    assert (
+        f"good ({twin.id}) against baseline good ({good.id})"
+        in gate(f"candidate={twin.id}", f"baseline={good.id}", "output=table")[1]
+    )
+
+
 def test_withheld_golds_stay_out_of_a_baseline_file(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     def withheld(manifest: dict[str, Any]) -> dict[str, Any]:
         tasks = manifest["tasks"]

@@ -122,10 +122,12 @@ def as_text(rows: Sequence[TaskNoise], names: Sequence[str]) -> str:
         "that is there on any documents. Signal/noise of a task that does not follow training at all: about 0.4 with 4",
         "checkpoints, 1.4 with 10, 1.9 with 20.",
     ]
-    ready = policy_lines(rows)
-    lines += (
-        ["", "For the policy:", "", ready.rstrip()] if ready else ["", "For the policy: nothing; documents explain it."]
-    )
+    ready = policy_lines(rows).rstrip()
+    head = [
+        "For the policy, the 90 % upper limit of what is beyond documents; with fewer than ten checkpoints it is",
+        "several times the estimate, and hides real falls:",
+    ]
+    lines += ["", *head, "", ready] if ready else ["", "For the policy: nothing; documents explain it."]
     return "\n".join(lines)
 
 

@@ -202,6 +202,8 @@ def _policy(content: _Map, name: str) -> Policy:
     _take(values, content, "pool", _pool)
     _take(values, content, "reference", _reference)
     names, rules = _tasks(content)
+    if names and not any(rules[name].blocking for name in names):
+        raise _Wrong(content.lines["tasks"], "no task of it is blocking")
     return Policy(tasks=names, rules=rules, **values)
 
 

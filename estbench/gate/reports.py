@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from estbench import report
+from estbench.compare import TaskComparison, labels
 from estbench.gate.diagnosis import Diagnosis, diagnose
 from estbench.gate.verdict import EXIT, TaskVerdict, Verdict, worst
 
@@ -27,7 +28,8 @@ def _others(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 def _head(one: Verdict) -> list[str]:
     """The first lines: which task, how much, how sure, and what broke."""
-    against = f"{one.candidate.name} against {one.against} {one.baseline.name}"
+    mine, theirs = labels(one.candidate, one.baseline)
+    against = f"{mine} against {one.against} {theirs}"
     fallen = [row for row in ([one.pool] if one.pool else []) + list(one.tasks) if row.status == "regression"]
     blocking = [row for row in fallen if row.blocking]
     undecided = one.of("undecided")
@@ -201,6 +203,10 @@ def _comparison(one: Verdict) -> dict[str, Any]:
     }
 
 
+def _points(found: TaskComparison, value: float | None) -> float | None:
+    return None if value is None else found.scale * value
+
+
 def _task(one: Verdict, row: TaskVerdict) -> dict[str, Any]:
     found, difference = row.comparison, row.difference
     broken = _diagnosis(one, row) if row.status == "regression" else None
@@ -210,8 +216,8 @@ def _task(one: Verdict, row: TaskVerdict) -> dict[str, Any]:
         "unit": row.unit,
         "blocking": row.blocking,
         "status": row.status,
-        "candidate": found.value_a if found else None,
-        "baseline": found.value_b if found else None,
+        "candidate": _points(found, found.value_a) if found else None,
+        "baseline": _points(found, found.value_b) if found else None,
         "difference": row.estimate,
         "low": row.interval[0],
         "high": row.interval[1],

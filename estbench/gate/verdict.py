@@ -248,13 +248,12 @@ def _look(policy: Policy, candidate: Evidence, baseline: Evidence, task: str, no
     row.difference = widened(found.difference, noise)
     least = rule.minimum_n or policy.minimum_n
     _guard(policy, row, candidate, nominal(GUARD), least)
-    if row.broken:
-        row.status = "regression"
-    elif found.difference.n < least and not found.difference.identical:
-        row.status = "undecided"
+    untested = "regression" if row.broken else "undecided"
+    if found.difference.n < least and not found.difference.identical:
+        row.status = untested
         row.reasons.append(f"the policy asks for {least:,} documents")
     elif row.difference.value is None or row.difference.error is None:
-        row.status = "undecided"
+        row.status = untested
         row.reasons.append(row.difference.method)
     return row
 
@@ -340,7 +339,7 @@ def _verdict(
     limit = -row.margin / row.scale
     low = found.low(tail)
     status, needed = "undecided", None
-    if rejected and found.value < limit:
+    if row.broken or (rejected and found.value < limit):
         status = "regression"
     elif low is not None and low > limit:
         status = "pass"

@@ -202,24 +202,33 @@ def corpus_difference(
     if len(one) != len(other):
         raise ValueError(f"{len(one)} rows of a for {len(other)} of b")
     names, codes, count = coded(clusters, units, len(one))
-    if refused := _refusal(np.zeros(len(one)), count, 0, 0):
-        return refused
+    if not len(one):
+        return Difference(None, 0, (), 0, 0, "no documents in common")
     sums = [summed(rows, codes, count) for rows in (one, other)]
     scores = [float(combine(rows.sum(axis=0))) for rows in sums]
     value = sign * (scores[0] - scores[1])
+    with np.errstate(divide="ignore", invalid="ignore"):  # a document alone may have no score
+        gaps = sign * (np.asarray(combine(one), float) - np.asarray(combine(other), float))
+    better, worse = int((gaps > 0).sum()), int((gaps < 0).sum())
+    if count == 1:
+        reason = "one document" if len(one) == 1 else "one cluster"
+        whole = value if math.isfinite(value) else None
+        return Difference(whole, len(one), (), better, worse, f"no interval: {reason}")
     jackknife = [sign * leave_one_out(rows, combine) for rows in sums]
     influence = (jackknife[0] - jackknife[1]) * (count - 1) / count
-    by_document = sign * (leave_one_out(one, combine) - leave_one_out(other, combine))
-    changed = (one != other).any(axis=1) if one.shape == other.shape else np.ones(len(one), bool)
-    better, worse = (int((changed & (side > 0)).sum()) for side in (by_document, -by_document))
     shared = (value if math.isfinite(value) else None, len(one), names, better, worse)
     if not math.isfinite(value) or not np.isfinite(influence).all():
         return Difference(*shared, "no interval: the score is not a number")
     error = math.sqrt(count / (count - 1) * float((influence**2).sum()))
-    if error <= 1e-12 * max(map(abs, scores)):  # rounding is no variation
-        return Difference(*shared, "no interval: no variation between documents")
     grouped = "" if count == len(one) else f", {count} clusters"
     freedom = _freedom(codes, count)
+    if error <= 1e-12 * max(map(abs, scores)):  # rounding is no variation
+        reach = float(np.ptp(jackknife[0])) * (count - 1)  # from the worst document to the best
+        if value or reach <= 1e-9 * abs(scores[0]):
+            return Difference(*shared, "no interval: no variation between documents")
+        error = _error(np.zeros(count), 0.0, count, reach)
+        t = StudentT(0.0, error, freedom)
+        return Difference(*shared, f"t, no document differs{grouped}", error, influence, t, freedom=freedom)
     if not replicates:
         t = StudentT(value, error, freedom)
         return Difference(*shared, f"jackknife, t{grouped}", error, influence, t, freedom=freedom)
