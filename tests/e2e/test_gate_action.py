@@ -405,7 +405,7 @@ def test_demo_against_its_own_rerun_passes(world: World) -> None:
     done = world.action(model="demo")
     assert done.code == 0, done.log
     assert done.outputs["status"] == "pass" and done.outputs["exit-code"] == "0" and not done.commands
-    assert done.outputs["first-lines"].startswith("PASS: demo against baseline demo")
+    assert done.outputs["first-lines"].startswith("PASS: demo (demo-") and "against baseline demo (" in done.summary
     found = cases(world.folder)
     assert len(found) == 8 and all(case.find("failure") is None for case in found.values())
     assert done.summary.count("| pass |") == 8 and "### PASS" in done.summary
