@@ -20,7 +20,7 @@ compile() {
 }
 
 compile dev.txt --extra hf --extra dev --constraint requirements/torch.txt
-compile demo.txt --extra hf --constraint requirements/torch.txt --constraint requirements/dev.txt
+compile demo.txt --extra hf --extra leaderboard --constraint requirements/torch.txt --constraint requirements/dev.txt
 compile lowest.txt --extra hf --constraint requirements/torch.txt --resolution lowest-direct
 
 # The header of comet.txt says why these; "+cpu" builds of torch satisfy the plain version.

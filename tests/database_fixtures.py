@@ -252,7 +252,8 @@ def dump(database: Database) -> dict[str, list[dict[str, Any]]]:
             table.name: [
                 dict(row._mapping) for row in connection.execute(sa.select(table).order_by(*table.primary_key))
             ]
-            for table in schema.metadata.sorted_tables
+            for table in (*schema.metadata.sorted_tables, *schema.board.sorted_tables)
+            if table.name != "changes"
         }
 
 

@@ -62,10 +62,11 @@ def test_a_fresh_database_has_the_tables_of_the_schema(url: str) -> None:
     with open_database(url) as database, database.read() as connection:
         options = {"version_table": schema.VERSION_TABLE, "compare_type": True}
         context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, schema.metadata) == []
+        assert compare_metadata(context, [schema.metadata, schema.board]) == []
         there = sa.MetaData()
         there.reflect(connection)
-        for table in schema.metadata.sorted_tables:  # Alembic does not compare names of keys
+        # Alembic does not compare names of keys.
+        for table in (*schema.metadata.sorted_tables, *schema.board.sorted_tables):
             made = there.tables[table.name]
             assert {key.name for key in made.foreign_key_constraints} == {
                 key.name for key in table.foreign_key_constraints
@@ -85,19 +86,33 @@ def test_a_populated_database_of_each_revision_is_upgraded(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(opening, "_bring_up_to_date", lambda *_, **__: None)
-        with open_database(url) as database, database.write(foreign_keys=False) as connection:
+        with open_database(url) as database, database.write(foreign_keys=False, counted=False) as connection:
             opening.migrate(connection, revision)
             insert_rows(connection, REVISIONS[revision])
     with open_database(url, create=False) as database:
         assert queries.runs(database)[0].id == "demo-1"
         rows = dump(database)
-        for table in ("runs", "run_tasks", "scores", "items", "responses", "prompts"):
+        for table in REVISIONS[revision]:
             assert len(rows[table]) == len(REVISIONS[revision][table]) > 0
         items = queries.items(database, "demo-1", "mini_copa", "acc")
         assert (len(items.docs), items.values.dtype) == (6, "uint8")
         assert items.clusters is not None
         stored = queries.sample(database, "demo-1", "mini_copa", items.docs[0])
         assert queries.prompt(database, stored.sample.prompt_hash).startswith("Küsimus 0")
+
+
+def test_every_write_and_nothing_else_changes_the_version(url: str) -> None:
+    with open_database(url) as database:
+        before = database.version()
+        with database.read() as connection:
+            connection.execute(sa.select(schema.models))
+        assert database.version() == before
+        with pytest.raises(ZeroDivisionError), database.write():
+            1 / 0  # noqa: B018
+        assert database.version() == before
+        with database.write():
+            pass
+        assert database.version() == before + 1
 
 
 LATER = """
@@ -126,20 +141,23 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def at_first_revision(url: str) -> dict[str, list[dict[str, Any]]]:
-    """Make a populated database of revision 0001; its rows."""
+NEWEST = schema.HEAD
+
+
+def at_newest_revision(url: str) -> dict[str, list[dict[str, Any]]]:
+    """Make a populated database of the revision before `later`; its rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "_bring_up_to_date", lambda *_, **__: None)
         with open_database(url) as database:
-            with database.write() as connection:
-                opening.migrate(connection, "0001")
-                insert_rows(connection, REVISIONS["0001"])
+            with database.write(counted=False) as connection:
+                opening.migrate(connection, NEWEST)
+                insert_rows(connection, REVISIONS[NEWEST])
             return dump(database)
 
 
 @pytest.mark.usefixtures("later")
 def test_a_later_revision_that_rebuilds_a_table_keeps_the_rows_that_point_to_it(url: str) -> None:
-    before = at_first_revision(url)
+    before = at_newest_revision(url)
     with open_database(url) as database:
         assert dump(database) == before  # the children of runs among them
         with database.read() as connection:
@@ -150,13 +168,13 @@ def test_a_later_revision_that_rebuilds_a_table_keeps_the_rows_that_point_to_it(
 
 
 def test_a_revision_that_fails_leaves_the_database_as_it_was(url: str, later: Path) -> None:
-    before = at_first_revision(url)
-    (later / "versions" / "r9999.py").write_text(LATER.format(before="0001", more="op.execute('nonsense')"))
+    before = at_newest_revision(url)
+    (later / "versions" / "r9999.py").write_text(LATER.format(before=NEWEST, more="op.execute('nonsense')"))
     assert "nonsense" in refusal(url)
     database = opening.Database(sa.create_engine(url), "plain")
     assert dump(database) == before
     with database.read() as connection:
-        assert opening._revision(connection) == "0001"
+        assert opening._revision(connection) == NEWEST
         assert "note" not in {column["name"] for column in sa.inspect(connection).get_columns("runs")}
     database.close()
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, unquote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, select, update
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from estbench.database import schema
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 WAIT = 60  # seconds a writer waits for another
 WRITER = 0x657374  # the advisory lock's number: "est"
+COUNT_UP = update(schema.changes).values(count=schema.changes.c.count + 1)
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # WAL needs memory that is shared between all who have the file open: not so across the nodes of these.
@@ -67,10 +68,11 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, foreign_keys: bool = True) -> Iterator[Connection]:
+    def write(self, *, foreign_keys: bool = True, counted: bool = True) -> Iterator[Connection]:
         """A transaction of the only writer, committed at the end of the block or not at all; StoreError if it can't be.
 
         Migrations switch `foreign_keys` off, since SQLite rebuilds a table by dropping it; they are checked at the end.
+        What changes nothing that anyone reads is not `counted` as a new version.
         """
         with self._plain_errors(), self.engine.connect() as connection:
             connection.execution_options(estbench_write=True)
@@ -83,11 +85,18 @@ class Database:
                         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT}s'")
                         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER})")
                     yield connection
+                    if counted:
+                        connection.execute(COUNT_UP)
                     if sqlite and not foreign_keys and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
                         raise RuntimeError("a migration left rows that point nowhere")
             finally:
                 if sqlite and not foreign_keys:
                     _pragma(connection, "foreign_keys=ON")
+
+    def version(self) -> int:
+        """A number that grows with everything that is written; StoreError if the database can't be read."""
+        with self.read() as connection:
+            return int(connection.scalar(select(schema.changes.c.count)) or 0)
 
     @contextmanager
     def _plain_errors(self) -> Iterator[None]:
@@ -128,7 +137,8 @@ def open_database(url: str | None = None, *, create: bool = True) -> Database:
         if create and path is not None:
             _set_journal(database, path)
         if create:
-            with database.write():  # a file that can't be written is found out now, not after hours of work
+            # A file that can't be written is found out now, not after hours of work.
+            with database.write(counted=False):
                 pass
     except BaseException:
         database.close()
@@ -274,9 +284,10 @@ def _bring_up_to_date(database: Database, *, create: bool) -> None:
     if before is not None and before not in known_revisions():
         newer = f"was written by a newer estbench (revision {before}, this one knows {schema.HEAD})"
         raise StoreError(f"The database {database.label} {newer}: update estbench, or name another database=.")
-    with database.write(foreign_keys=False) as connection:
+    with database.write(foreign_keys=False, counted=False) as connection:
         now = _revision(connection)
-        if now is None and (strangers := set(inspect(connection).get_table_names()) & set(schema.metadata.tables)):
+        ours = {*schema.metadata.tables, *schema.board.tables}
+        if now is None and (strangers := set(inspect(connection).get_table_names()) & ours):
             tables = ", ".join(sorted(strangers))
             raise StoreError(f"{database.label} has tables of another program ({tables}): name another database=.")
         if now != schema.HEAD:

@@ -165,10 +165,10 @@ def _has_samples(run: Run, task: str) -> bool:
     return here and card.get("access") != "withheld"
 
 
-def _share(run: Run, rows: _Rows, task: str, samples: list[Sample]) -> dict[str, str | None]:
-    """Keep what other runs of this plan share; the columns that point to it."""
+def _share(run: Run, rows: _Rows, task: str, samples: list[Sample]) -> dict[str, Any]:
+    """Keep what other runs of this plan share; the columns that point to it, and how long its prompts are."""
     clusters = [sample.cluster for sample in samples]
-    columns: dict[str, str | None] = {
+    columns: dict[str, Any] = {
         "docs": rows.share([sample.doc_hash for sample in samples]),
         "doc_ids": rows.share([sample.doc_id for sample in samples]),
         "clusters": rows.share(clusters) if any(cluster is not None for cluster in clusters) else None,
@@ -178,13 +178,21 @@ def _share(run: Run, rows: _Rows, task: str, samples: list[Sample]) -> dict[str,
     hashes = {sample.doc_id: sample.prompt_hash for sample in samples}
     texts: dict[str, bytes] = {}
     asked_of: dict[int, str] = {}
+    tokens = words = 0
     for doc in run.plan(task):  # one at a time: its token ids are most of it
         if doc.doc_id in hashes:
             texts[hashes[doc.doc_id]] = packing.pack_text(doc.prompt)
             asked_of[doc.doc_id] = doc.asked
+            if ids := next((request["prompt_ids"] for request in doc.requests if request.get("prompt_ids")), None):
+                tokens += len(ids)
+                words += len(doc.prompt.split())
     rows.prompts[str(columns["prompts"])] = texts
     asked = [asked_of[sample.doc_id] for sample in samples]
-    return columns | {"asked": rows.share(asked) if any(asked) else None}
+    return columns | {
+        "asked": rows.share(asked) if any(asked) else None,
+        "tokens": tokens or None,
+        "words": words if tokens else None,
+    }
 
 
 def _items(samples: list[Sample]) -> Iterable[dict[str, Any]]:

@@ -7,7 +7,16 @@
     lists       what runs share about the docs of a task (hashes, clusters, prompts, targets), once by content
     prompts     prompt text, once by hash
 
-Pages about scores read the first four tables only; everything that grows with the number of samples lies in the others.
+Those come from run folders and can be made anew from them. What only the database knows belongs to the board:
+
+    changes     one row: how often anything here was written
+    facts       what people say of a model: licence, price, whether its weights are open
+    decisions   append-only: hidden, shown, corrected, published, rejected, withdrawn, audited, marked; by whom and why
+    submitters  who may send runs                 tokens      their keys, hashed
+    submissions runs that came from outside, and how far they got
+
+Pages about scores read models, runs, run_tasks, scores and the board's tables only; everything that grows with the
+number of samples lies in the others.
 A change here needs a revision in `migrations/versions`, and `HEAD` to name it.
 """
 
@@ -29,7 +38,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0001"  # the newest revision
+HEAD = "0002"  # the newest revision
 VERSION_TABLE = "estbench_revision"  # not Alembic's default: the database may be shared with other programs
 BLOCK = 256  # docs in a row of responses: large enough to compress well, small enough to read for one sample
 
@@ -105,6 +114,8 @@ run_tasks = Table(
     _list("prompts"),  # prompt hashes
     _list("asked"),  # hashes of what is asked, before the model's template and tokenizer
     _list("targets"),
+    Column("tokens", BigInteger),  # of all prompts here, and the words in them; None: not known
+    Column("words", BigInteger),
     Column("card", Json, nullable=False),  # the task's part of the manifest: title, licence, data, scorer, ...
 )
 
@@ -175,4 +186,85 @@ prompts = Table(
     metadata,
     Column("hash", Word, primary_key=True),
     Column("text", LargeBinary, nullable=False),  # zlib of UTF-8
+)
+
+
+# ---- what run folders do not know
+
+board = MetaData(naming_convention=metadata.naming_convention)
+
+changes = Table(
+    "changes",
+    board,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("count", BigInteger, nullable=False),
+)
+
+facts = Table(
+    "facts",
+    board,
+    Column("model", Word, primary_key=True),  # fingerprint
+    Column("facts", Json, nullable=False),
+    Column("updated", Word, nullable=False),
+)
+
+decisions = Table(
+    "decisions",
+    board,
+    Column("id", Integer, primary_key=True),
+    Column("created", Word, nullable=False),
+    Column("actor", Word, nullable=False),
+    Column("action", Word, nullable=False),
+    Column("run", Word, index=True),  # what it is about: a run, a model (fingerprint), a task, or a task of a model
+    Column("model", Word, index=True),
+    Column("task", Word),
+    Column("submission", Word, index=True),
+    Column("reason", Word, nullable=False),
+    Column("public", Boolean, nullable=False),
+    Column("details", Json),
+)
+
+submitters = Table(
+    "submitters",
+    board,
+    Column("id", Word, primary_key=True),
+    Column("name", Word, nullable=False, unique=True),  # shown on the board
+    Column("contact", Word),  # never shown
+    Column("created", Word, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    board,
+    Column("id", Word, primary_key=True),  # the public part of the token
+    Column("submitter", Word, ForeignKey("submitters.id"), nullable=False, index=True),
+    Column("hash", Word, nullable=False),  # SHA-256 of the secret part, which has 256 random bits
+    Column("public_key", Word),  # Ed25519, base64; None until the first bundle binds one
+    Column("scopes", Json, nullable=False),
+    Column("created", Word, nullable=False),
+    Column("expires", Word),
+    Column("revoked", Word),
+    Column("used", Word),
+)
+
+submissions = Table(
+    "submissions",
+    board,
+    Column("id", Word, primary_key=True),
+    Column("submitter", Word, ForeignKey("submitters.id"), nullable=False, index=True),
+    Column("token", Word, ForeignKey("tokens.id"), nullable=False),
+    Column("run", Word, nullable=False, index=True),
+    Column("model_name", Word, nullable=False),
+    Column("model", Word, nullable=False, index=True),  # fingerprint, as claimed
+    Column("bundle", Word, nullable=False, unique=True),  # SHA-256: the same bundle is taken once
+    Column("size", BigInteger, nullable=False),  # bytes
+    Column("state", Word, nullable=False, index=True),  # received, rescored, rejected, published, withdrawn
+    Column("badge", Word, nullable=False),  # claimed, rescored, audited
+    Column("reason", Word),
+    Column("created", Word, nullable=False),
+    Column("updated", Word, nullable=False),
+    Column("embargo", Word),  # not shown before
+    Column("worker", Word),  # who rescores it, and until when nobody else does
+    Column("lease", Word),
+    Column("report", Json),
 )

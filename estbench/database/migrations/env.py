@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from estbench.database.schema import VERSION_TABLE, metadata
+from estbench.database.schema import VERSION_TABLE, board, metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=[metadata, board],
     version_table=VERSION_TABLE,
     render_as_batch=True,
 )
