@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from typing import Any, overload
@@ -211,29 +211,22 @@ def items(database: Database, run: str, task: str, metric: str) -> Items:
 
 def items_of_runs(database: Database, runs: Sequence[str], task: str, metric: str) -> dict[str, Items]:
     """`items` of many runs at once, by run; those that have none are left out."""
-    of_docs, of_clusters, of_asked = (schema.lists.alias(name) for name in ("of_docs", "of_clusters", "of_asked"))
-    item = schema.items.c
+    item, shared = schema.items.c, ("docs", "clusters", "asked")
     query = (
-        select(
-            schema.items,
-            of_docs.c.data.label("docs"),
-            of_clusters.c.data.label("clusters"),
-            of_asked.c.data.label("asked"),
-        )
+        select(schema.items, *(TASKS[name] for name in shared))
         .select_from(schema.items.join(schema.run_tasks))
-        .join(of_docs, of_docs.c.hash == TASKS.docs)
-        .outerjoin(of_clusters, of_clusters.c.hash == TASKS.clusters)
-        .outerjoin(of_asked, of_asked.c.hash == TASKS.asked)
-        .where(item.run_id.in_(list(runs)), item.task == task, item.metric == metric)
+        .where(item.run_id.in_(list(runs)), item.task == task, item.metric == metric, TASKS.docs.is_not(None))
     )
     with database.read() as connection:
-        return {row.run_id: _items(row) for row in connection.execute(query)}
+        rows = connection.execute(query).all()
+        named = {key for row in rows for key in (row.docs, row.clusters, row.asked) if key is not None}
+        of_lists = select(schema.lists).where(schema.lists.c.hash.in_(named))
+        lists = {row.hash: packing.unpack_list(row.data) for row in connection.execute(of_lists)}
+    return {row.run_id: _items(row, lists) for row in rows}
 
 
-def _items(row: Row[Any]) -> Items:
-    docs, clusters, asked = (
-        packing.unpack_list(data) if data else None for data in (row.docs, row.clusters, row.asked)
-    )
+def _items(row: Row[Any], lists: Mapping[str, tuple[Any, ...]]) -> Items:
+    docs, clusters, asked = (None if key is None else lists[key] for key in (row.docs, row.clusters, row.asked))
     if row.present is not None and docs is not None:
         kept = np.flatnonzero(packing.unpack_mask(row.present, len(docs))).tolist()
         docs, clusters, asked = (_part(column, kept) for column in (docs, clusters, asked))

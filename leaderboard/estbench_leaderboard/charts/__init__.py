@@ -1,0 +1,1 @@
+"""Figures as SVG text: they need no script, and stand alone as a download."""

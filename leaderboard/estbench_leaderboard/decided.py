@@ -1,0 +1,116 @@
+"""What maintainers decided, as the pages need it: who is shown, who is marked, and the public log.
+
+    now = decided.read(database)
+    now.shows(run, fingerprint); now.badge(run); now.contaminated(fingerprint, "estcopa")
+
+`decisions` is append-only: of two about the same thing the later holds. A run without a submission is the operators'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select
+
+from estbench.database import schema
+from estbench.database.engine import Database
+
+OPPOSITE = {"show": "hide", "unmark": "mark"}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A line of the log."""
+
+    id: int
+    created: str
+    actor: str
+    action: str
+    run: str | None
+    model: str | None
+    task: str | None
+    submission: str | None
+    reason: str
+    details: Any
+
+
+Target = tuple[str | None, str | None, str | None]  # run, model, task
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The state that all decisions and submissions add up to."""
+
+    active: Mapping[tuple[str, Target], Decision]  # (hide | mark | withdraw, target) -> the decision that holds
+    submissions: Mapping[str, Any]  # run -> its submission (the newest)
+    submitters: Mapping[str, str]  # id -> name
+    public: list[Decision] = field(repr=False)  # newest first
+    until: str | None = None  # when the next embargo ends, and all of this is read again
+
+    def shows(self, run: str, model: str) -> bool:
+        """Whether a run may be seen at all: published, its embargo over, hidden by nobody."""
+        if any(("hide", target) in self.active for target in ((run, None, None), (None, model, None))):
+            return False
+        found = self.submissions.get(run)
+        return found is None or (found.state == "published" and not _later(found.embargo))
+
+    def shows_task(self, task: str) -> bool:
+        """Whether a task is on the board."""
+        return ("hide", (None, None, task)) not in self.active
+
+    def badge(self, run: str) -> str:
+        """`operator`, or how far a submission was checked: claimed, rescored, audited."""
+        found = self.submissions.get(run)
+        return "operator" if found is None else str(found.badge)
+
+    def submitter(self, run: str) -> str | None:
+        """Who sent a run; None: the operators measured it."""
+        found = self.submissions.get(run)
+        return None if found is None else self.submitters.get(found.submitter)
+
+    def contaminated(self, model: str, task: str) -> str | None:
+        """Why a model's score in a task is marked as contaminated; None: it is not."""
+        for target in ((None, model, task), (None, None, task)):
+            if found := self.active.get(("mark", target)):
+                return found.reason
+        return None
+
+    def withdrawn(self, model: str) -> str | None:
+        """Why a model was withdrawn; None: it was not."""
+        found = self.active.get(("withdraw", (None, model, None)))
+        return None if found is None else found.reason
+
+
+def read(database: Database) -> Decided:
+    """All decisions and submissions as they stand now."""
+    with database.read() as connection:
+        rows = connection.execute(select(schema.decisions).order_by(schema.decisions.c.id)).all()
+        sent = connection.execute(select(schema.submissions).order_by(schema.submissions.c.created)).all()
+        names: dict[str, str] = {
+            row.id: row.name for row in connection.execute(select(schema.submitters.c.id, schema.submitters.c.name))
+        }
+    active: dict[tuple[str, Target], Decision] = {}
+    public = []
+    for row in rows:
+        values = {name: getattr(row, name) for name in Decision.__slots__}
+        decision = Decision(**values)
+        target = (row.run, row.model, row.task)
+        active.pop((OPPOSITE.get(row.action, ""), target), None)
+        if row.action in ("hide", "mark", "withdraw"):
+            active[row.action, target] = decision
+        if row.public:
+            public.append(decision)
+    embargoes = [row.embargo for row in sent if row.state == "published" and _later(row.embargo)]
+    return Decided(active, {row.run: row for row in sent}, names, public[::-1], min(embargoes, default=None))
+
+
+def now() -> str:
+    """This moment as the database writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _later(moment: str | None) -> bool:
+    return moment is not None and moment > now()

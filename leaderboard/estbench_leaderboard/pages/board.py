@@ -1,0 +1,119 @@
+"""The board: who is ahead on what, and how sure that is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from estbench_leaderboard import board
+from estbench_leaderboard.query import Query
+from estbench_leaderboard.site import Content, Request
+from estbench_leaderboard.skills import PRESETS
+from estbench_leaderboard.snapshot import BOARDS
+
+
+def page(request: Request) -> Content:
+    """The board under the query that the URL holds."""
+    query = Query.read(request.parameters)
+    found = board.page(request.snapshot, query)
+    t = request.t
+    return Content(
+        template="board.html",
+        values={"found": found, "query": query, "presets": tuple(PRESETS), "boards": BOARDS},
+        json=as_data(found),
+        table=_table(found),
+        title=t("board.title"),
+        description=t("board.description"),
+        canonical=query.url() if query.parameters() else "",
+    )
+
+
+def as_data(found: board.Page) -> dict[str, Any]:
+    """The page as plain data: all rows that the query leaves, not those of one page only."""
+    return {
+        "board": found.board.name,
+        "version": found.snapshot.version,
+        "query": dict(found.query.parameters()),
+        "weights": found.weights,
+        "columns": [
+            {
+                "key": column.key,
+                "kind": column.kind,
+                "tasks": [task.name for task in column.tasks],
+                "weight": column.weight,
+                "chance": column.chance,
+                "unit": column.unit,
+                "higher_is_better": column.higher_is_better,
+            }
+            for column in found.columns
+        ],
+        "rows": [_row(row) for row in found.every],
+    }
+
+
+def _row(row: board.Row) -> dict[str, Any]:
+    model, ranked = row.model, row.ranked
+    return {
+        "model": model.slug,
+        "name": model.name,
+        "fingerprint": model.fingerprint,
+        "badge": model.badge,
+        "submitter": model.submitter,
+        "parameters": model.parameters,
+        "tokens_per_word": model.tokens_per_word,
+        "facts": dict(model.facts),
+        "created": model.created,
+        "unranked": row.unranked,
+        "rank": None
+        if ranked is None
+        else {
+            "low": ranked.rank_low,
+            "high": ranked.rank_high,
+            "class": ranked.klass,
+            "score": ranked.score,
+            "ci_low": ranked.low,
+            "ci_high": ranked.high,
+            "p_best": ranked.p_best,
+            "missing": list(ranked.missing),
+        },
+        "scores": {
+            key: {
+                "value": value.value,
+                "ci_low": value.low,
+                "ci_high": value.high,
+                "reason": value.reason,
+                "flags": list(value.flags),
+                "runs": sorted({cell.run for cell in value.cells if cell.run}),
+            }
+            for key, value in row.cells.items()
+        },
+    }
+
+
+def _table(found: board.Page) -> tuple[list[str], list[list[Any]]]:
+    header = [
+        "model",
+        "name",
+        "badge",
+        "parameters",
+        "rank_low",
+        "rank_high",
+        "class",
+        "score",
+        "score_low",
+        "score_high",
+    ]
+    for column in found.columns:
+        header += [column.key, f"{column.key}_low", f"{column.key}_high", f"{column.key}_note"]
+    rows = []
+    for row in found.every:
+        ranked = row.ranked
+        places = (
+            [None] * 6
+            if ranked is None
+            else [ranked.rank_low, ranked.rank_high, ranked.klass, ranked.score, ranked.low, ranked.high]
+        )
+        cells: list[Any] = []
+        for value in row.cells.values():
+            cells += [value.value, value.low, value.high, " ".join((*filter(None, [value.reason]), *value.flags))]
+        rows.append([row.model.slug, row.model.name, row.model.badge, row.model.parameters, *places, *cells])
+    return header, rows

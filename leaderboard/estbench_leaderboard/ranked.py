@@ -1,0 +1,100 @@
+"""Scores of single documents, once a version of the database: what ranks, hardest documents and distributions need.
+
+prepared = ranked.prepared(database, tasks, models)
+values = ranked.values(database, task, models)       # (models, docs): a row of NaN where a model lacks the task
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from estbench.database import queries
+from estbench.database.engine import Database
+from estbench.scoring import metric_of
+from estbench.stats.ranks import Table, TaskValues, linearised, rank
+
+try:
+    from estbench.stats.ranks import Prepared, prepare
+except ImportError:  # TEMPORARY until ranks.prepare is there
+    class Prepared:
+        def __init__(self, table):
+            self.table = table
+            self.tasks = tuple(t.name for t in table.tasks)
+            self.models = tuple(table.models)
+        def rank(self, weights=None, models=None):
+            ts = [t for t in self.table.tasks if (weights or {}).get(t.name)]
+            return rank(Table(self.table.models, ts), weights={t.name: weights[t.name] for t in ts})
+    def prepare(table, replicates=1000, seed=0):
+        return Prepared(table)
+
+if TYPE_CHECKING:
+    from estbench_leaderboard.snapshot import Model, Task
+
+REPLICATES = 1000
+
+
+def prepared(database: Database, tasks: Sequence[Task], models: Sequence[Model]) -> Prepared | None:
+    """Everything that ranks under any choice of tasks and weights need; None where nothing can be ranked."""
+    parts = [part for task in tasks if (part := _part(database, task, models)) is not None]
+    if not parts:
+        return None
+    return prepare(Table([model.slug for model in models], parts), replicates=REPLICATES)
+
+
+def _part(database: Database, task: Task, models: Sequence[Model]) -> TaskValues | None:
+    found = values(database, task, models)
+    if found is None or task.maximum is None:
+        return None
+    rows, clusters = found
+    part = TaskValues(task.name, rows, clusters, task.chance, task.maximum, task.higher_is_better)
+    try:
+        part.ends()
+    except ValueError:  # nothing is better than chance: no score can be corrected
+        return None
+    return part
+
+
+def values(
+    database: Database, task: Task, models: Sequence[Model]
+) -> tuple[NDArray[np.float64], list[Any] | None] | None:
+    """Values of all models doc by doc (those of a corpus metric linearised), and the docs' clusters; None: no model has
+    any."""
+    runs = {
+        cell.run: place
+        for place, model in enumerate(models)
+        if (cell := model.cells[task.name]).reason is None and cell.run is not None
+    }
+    items = queries.items_of_runs(database, list(runs), task.name, task.metric)
+    whole = {run: found for run, found in items.items() if len(found.docs)}
+    if not whole:
+        return None
+    docs = max((found.docs for found in whole.values()), key=len)
+    first = next(found for found in whole.values() if found.docs == docs)
+    table = np.full((len(models), len(docs)), math.nan)
+    for run, found in whole.items():
+        if found.docs == docs and (row := _scalars(task, found)) is not None:
+            table[runs[run]] = row
+    if np.isnan(table).all():
+        return None
+    return table, None if first.clusters is None else list(first.clusters)
+
+
+def _scalars(task: Task, items: queries.Items) -> NDArray[np.float64] | None:
+    """One number a doc; None where only the task's own code makes a score of what is kept."""
+    column = items.values
+    if column.ndim == 1 and column.dtype != object:
+        return np.asarray(column, float)
+    kept = list(column)
+    metric = metric_of(task.metric, kept)
+    if metric is None or metric.combine is None:
+        return None
+    rows = metric.prepare(kept) if metric.prepare else np.asarray(kept, float)
+    try:
+        return linearised(rows, metric.combine, items.clusters)
+    except ValueError:
+        return None

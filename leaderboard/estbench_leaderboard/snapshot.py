@@ -1,0 +1,368 @@
+"""What every page is made of: the models, tasks, scores and ranks of one version of the database.
+
+    snapshot = take(database)                    # reads scores and items once; pages read no samples after that
+    board = snapshot.boards["chat"]              # chat and base models are never ranked together
+    board.ranking({"estcopa_chat": 1.0}).rows    # milliseconds, whatever is chosen
+    snapshot.model("demo-3d4a16cb").cells["estcopa_chat"].score
+
+Of each task one version counts: the data, scorer and shots of the newest run that the board may rank. What was measured
+otherwise is shown with its reason and never ranked. Only runs of the operators and audited submissions are ranked.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+
+from estbench.database import queries, schema
+from estbench.database.engine import Database
+from estbench.report import at_chance
+from estbench.runs import Score
+from estbench.stats.ranks import Ranking
+from estbench_leaderboard import decided, ranked
+from estbench_leaderboard.ranked import Prepared
+
+FORMS = {"chat": "chat", "completion": "base"}  # of a task -> the board it is on
+BOARDS = ("chat", "base", "checkpoints")
+FAILURES = 0.10  # share of answers without an answer in them, from which on that is flagged
+DEFAULTS = {"chat": "core", "base": "core_base", "checkpoints": "checkpoint"}  # suites that a board ranks by
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A task as a board ranks it: one version of it."""
+
+    name: str
+    board: str
+    title: dict[str, str]
+    skill: str
+    language: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+    chance: float | None
+    n_docs: int
+    shots: int
+    licence: str | None
+    publish_items: bool
+    version: tuple[Any, ...]
+    docs: str | None  # the list of docs that a whole run has, and of what they ask
+    asked: str | None
+    card: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def maximum(self) -> float | None:
+        """The best possible score; None: there is none."""
+        return {"proportion": 1.0, "points": 100.0}.get(self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A model's primary score in a task, or why there is none that counts.
+
+    reason: not_run, failed, skipped, hidden, other_version, other_prompt, partial or scores_only; None: it is ranked.
+    flags: at_chance, parse_failures, contaminated, partial, errors.
+    """
+
+    run: str | None
+    score: Score | None
+    reason: str | None = None
+    detail: str | None = None  # what the run says of it
+    flags: tuple[str, ...] = ()
+
+
+NOT_RUN = Cell(None, None, "not_run")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model on a board."""
+
+    slug: str  # in URLs; lasting, since it holds the start of the fingerprint
+    name: str
+    fingerprint: str
+    board: str
+    parameters: int | None
+    bytes: int | None
+    created: str  # of its newest run
+    runs: tuple[str, ...]  # newest first
+    remote: bool  # behind an endpoint: nobody has seen its weights
+    facts: Mapping[str, Any]  # what people say of it: licence, commercial, open_weights, organisation, price_in, ...
+    training: Mapping[str, Any] | None  # its training card
+    tokens_per_word: float | None  # in the prompts of Estonian tasks
+    badge: str  # operator, audited, rescored, claimed
+    submitter: str | None
+    cells: Mapping[str, Cell]
+    reference: bool = False  # figures of others, not measured here
+    withdrawn: str | None = None  # a tombstone: why
+
+    @property
+    def ranked(self) -> bool:
+        """Whether it takes part in ranks: measured here or audited, and with at least one score that counts."""
+        trusted = self.badge in ("operator", "audited") and not self.reference and self.withdrawn is None
+        return trusted and any(cell.reason is None for cell in self.cells.values())
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes of memory that the weights need as they were measured, with a fifth more for everything else."""
+        return None if self.bytes is None else self.bytes * 6 // 5
+
+
+@dataclass
+class Board:
+    """Models of one form, the tasks that they were measured on, and who is ahead."""
+
+    name: str
+    tasks: dict[str, Task]
+    models: dict[str, Model]  # by slug
+    defaults: tuple[str, ...]  # tasks that count if nobody chooses
+    prepared: Prepared | None = field(repr=False)
+
+    def weights(self, tasks: Iterable[str] | None = None) -> dict[str, float]:
+        """Every skill counts the same, and within it every task."""
+        chosen = [self.tasks[name] for name in (self.defaults if tasks is None else tasks)]
+        sizes: dict[str, int] = defaultdict(int)
+        for task in chosen:
+            sizes[task.skill] += 1
+        return {task.name: 1 / sizes[task.skill] for task in chosen}
+
+    def ranking(self, weights: Mapping[str, float]) -> Ranking | None:
+        """Ranks of the ranked models under these weights; None where nothing of it can be ranked."""
+        known = {name: weight for name, weight in weights.items() if self.prepared and name in self.prepared.tasks}
+        if self.prepared is None or not any(known.values()):
+            return None
+        return self.prepared.rank(weights=known)
+
+
+@dataclass
+class Snapshot:
+    """The whole board at one version of the database."""
+
+    version: int
+    boards: dict[str, Board]
+    decisions: list[decided.Decision]  # public ones, newest first
+    runs: dict[str, queries.RunRow]  # that may be shown
+    hidden: decided.Decided = field(repr=False)
+
+    @functools.cached_property
+    def _models(self) -> dict[str, list[Model]]:
+        found: dict[str, list[Model]] = defaultdict(list)
+        for board in self.boards.values():
+            for model in board.models.values():
+                for word in dict.fromkeys((model.slug, model.name, model.fingerprint)):
+                    found[word].append(model)
+        return found
+
+    def model(self, word: str, board: str | None = None) -> Model | None:
+        """The model of a slug, name or fingerprint; of several the one that is ranked, then the newest."""
+        found = [model for model in self._models.get(word, ()) if board in (None, model.board)]
+        return max(found, key=lambda model: (model.ranked, model.created)) if found else None
+
+    def everywhere(self, fingerprint: str) -> list[Model]:
+        """A model on each board that has it."""
+        return self._models.get(fingerprint, [])
+
+    def task(self, name: str) -> Task | None:
+        """A task, of whichever board."""
+        return next((board.tasks[name] for board in self.boards.values() if name in board.tasks), None)
+
+
+def slug(name: str, fingerprint: str) -> str:
+    """A model's name in URLs."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+    return f"{plain[:80]}-{fingerprint[:8]}"
+
+
+def take(database: Database) -> Snapshot:
+    """Read the database as it is now."""
+    version = database.version()
+    hidden = decided.read(database)
+    runs = {row.id: row for row in queries.runs(database) if hidden.shows(row.id, row.fingerprint) and not row.slice}
+    rows = _task_rows(database, runs, hidden)
+    scores: dict[tuple[str, str], Score] = {
+        (row.run, row.score.task): row.score for row in queries.scores(database, runs=list(runs), primary=True)
+    }
+    models = _model_rows(database)
+    boards = {}
+    for name in BOARDS:
+        of_board = [row for row in rows if _board(row, models[runs[row.run_id].fingerprint]) == name]
+        boards[name] = _board_of(database, name, of_board, runs, scores, models, hidden)
+    return Snapshot(version, boards, hidden.public, runs, hidden)
+
+
+def _task_rows(database: Database, runs: Mapping[str, Any], hidden: decided.Decided) -> list[Any]:
+    """The tasks of all runs that may be shown, newest run first."""
+    with database.read() as connection:
+        found = connection.execute(select(schema.run_tasks)).all()
+    known = [row for row in found if row.run_id in runs and hidden.shows_task(row.task)]
+    return sorted(known, key=lambda row: (runs[row.run_id].created, row.run_id, -row.position), reverse=True)
+
+
+def _model_rows(database: Database) -> dict[str, Any]:
+    with database.read() as connection:
+        facts = {row.model: row.facts for row in connection.execute(select(schema.facts))}
+        rows = connection.execute(select(schema.models)).all()
+    return {row.fingerprint: {**row._mapping, "facts": facts.get(row.fingerprint, {})} for row in rows}
+
+
+def _board(row: Any, model: Mapping[str, Any]) -> str:
+    """The board of a task of a run: by its form, but checkpoints of a training run have their own."""
+    training = (model["card"] or {}).get("training")
+    if training and training.get("final") is False:
+        return "checkpoints"
+    return FORMS.get(row.form or "completion", "base")
+
+
+def _version(row: Any) -> tuple[Any, ...]:
+    card = row.card or {}
+    return (card.get("data") or {}).get("hash"), card.get("scorer"), row.shots, row.primary_metric
+
+
+def _board_of(
+    database: Database,
+    name: str,
+    rows: list[Any],
+    runs: Mapping[str, queries.RunRow],
+    scores: Mapping[tuple[str, str], Score],
+    models: Mapping[str, dict[str, Any]],
+    hidden: decided.Decided,
+) -> Board:
+    tasks: dict[str, Task] = {}
+    by_model: dict[str, list[Any]] = defaultdict(list)
+    for row in rows:
+        by_model[runs[row.run_id].fingerprint].append(row)
+    for trusted in (True, False):  # nobody from outside changes what a task is
+        for row in rows:
+            same = hidden.badge(row.run_id) in ("operator", "audited")
+            score = scores.get((row.run_id, row.task))
+            if same == trusted and row.task not in tasks and score is not None and _version(row)[0] is not None:
+                tasks[row.task] = _task(name, row, score, rows)
+    made = {}
+    for fingerprint, own in by_model.items():
+        model = _model(name, models[fingerprint], own, runs, scores, tasks, hidden)
+        made[model.slug] = model
+    counted = {name: task for name, task in tasks.items() if task.language == "et"} or tasks
+    wanted = [task for task in _suite(DEFAULTS[name]) if task in counted]
+    prepared = ranked.prepared(database, list(tasks.values()), [model for model in made.values() if model.ranked])
+    return Board(name, tasks, made, tuple(wanted or counted), prepared)
+
+
+def _task(board: str, row: Any, score: Score, rows: list[Any]) -> Task:
+    """The version of a task that this row belongs to; its docs are those of its run that has the most."""
+    same = [other for other in rows if other.task == row.task and _version(other) == _version(row)]
+    whole = max(same, key=lambda other: other.n)
+    card = row.card
+    return Task(
+        name=row.task,
+        board=board,
+        title=card.get("title") or {"et": row.task, "en": row.task},
+        skill=row.skill or "other",
+        language=row.language or "et",
+        metric=score.metric,
+        unit=score.unit,
+        higher_is_better=score.higher_is_better,
+        chance=score.chance if score.chance is not None else row.chance,
+        n_docs=row.n_docs or whole.n or score.n_planned,
+        shots=row.shots or 0,
+        licence=card.get("licence"),
+        publish_items=bool(row.publish_items),
+        version=_version(row),
+        docs=whole.docs,
+        asked=whole.asked,
+        card=card,
+    )
+
+
+def _model(
+    board: str,
+    row: Mapping[str, Any],
+    own: list[Any],  # its tasks on this board, newest first
+    runs: Mapping[str, queries.RunRow],
+    scores: Mapping[tuple[str, str], Score],
+    tasks: Mapping[str, Task],
+    hidden: decided.Decided,
+) -> Model:
+    fingerprint = row["fingerprint"]
+    trusted = [of for of in own if hidden.badge(of.run_id) in ("operator", "audited")]
+    badge = "operator" if any(hidden.badge(of.run_id) == "operator" for of in own) else hidden.badge(own[0].run_id)
+    counted = trusted or own
+    cells: dict[str, Cell] = {}
+    for of in counted:  # the newest that counts, else the newest
+        if of.task in tasks and (of.task not in cells or cells[of.task].reason is not None):
+            cell = _cell(
+                of, scores.get((of.run_id, of.task)), tasks[of.task], hidden.contaminated(fingerprint, of.task)
+            )
+            cells[of.task] = cell if cell.reason is None else cells.get(of.task, cell)
+    card = row["card"] or {}
+    known = {**_from_card(card), **row["facts"]}
+    words = [of for of in own if of.words and of.language == "et"]
+    listed = tuple(dict.fromkeys(of.run_id for of in counted))
+    return Model(
+        slug=slug(row["name"], fingerprint),
+        name=row["name"],
+        fingerprint=fingerprint,
+        board=board,
+        parameters=row["parameters"],
+        bytes=row["bytes"],
+        created=runs[own[0].run_id].created,
+        runs=listed,
+        remote=runs[own[0].run_id].observed is not None,
+        facts=known,
+        training=card.get("training"),
+        tokens_per_word=sum(of.tokens for of in words) / sum(of.words for of in words) if words else None,
+        badge=badge,
+        submitter=hidden.submitter(own[0].run_id),
+        cells={task: cells.get(task, NOT_RUN) for task in tasks},
+        reference=known.get("kind") == "reference" or not any(_version(of)[0] for of in own),
+        withdrawn=hidden.withdrawn(fingerprint),
+    )
+
+
+def _from_card(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model's own files say of it; people's word goes before it."""
+    own = card.get("card") or {}
+    return {"licence": own["licence"]} if own.get("licence") else {}
+
+
+def _cell(row: Any, score: Score | None, task: Task, contaminated: str | None) -> Cell:
+    if score is None:
+        return Cell(row.run_id, None, "failed")
+    flags = tuple(_flags(row, score, task, contaminated))
+    reason = None
+    if score.value is None:
+        reason = "failed"
+    elif _version(row) != task.version:
+        reason = "other_version"
+    elif row.docs is None:
+        reason = "scores_only"
+    elif row.docs != task.docs or score.n < row.n:
+        reason = "partial"
+    elif None not in (row.asked, task.asked) and row.asked != task.asked:
+        reason = "other_prompt"
+    return Cell(row.run_id, score, reason, score.reason, flags)
+
+
+def _flags(row: Any, score: Score, task: Task, contaminated: str | None) -> Iterable[str]:
+    if at_chance(score):
+        yield "at_chance"
+    if score.n and score.parse_failures / score.n >= FAILURES:
+        yield "parse_failures"
+    if contaminated is not None:
+        yield "contaminated"
+    if score.n < task.n_docs:
+        yield "partial"
+    if score.errors:
+        yield "errors"
+
+
+@functools.cache
+def _suite(name: str) -> tuple[str, ...]:
+    from estbench.registry import Registry
+
+    return tuple(Registry().suites[name].tasks)
