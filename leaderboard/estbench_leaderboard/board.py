@@ -4,8 +4,7 @@
     page.rows[0].cells["reading"].value, page.rows[0].ranked.rank_low
 
 A column is a skill (the mean of its tasks) or a task. Ranks are those among all ranked models under the chosen tasks
-and
-weights; filters only leave rows out, so that nobody climbs by hiding others.
+and weights; filters only leave rows out, so that nobody climbs by hiding others.
 """
 
 from __future__ import annotations
