@@ -265,14 +265,27 @@ def chosen(values: Sequence[Sequence[float]]) -> list[int]:
     correct edits, then the lower proposed + 0.25 gold, then the first. So the order of the sentences has a say.
     """
     places = []
-    total = np.zeros(3)
-    for flat in values:
-        reached = np.asarray(flat, float).reshape(-1, 3) + total
-        scores = f_score(reached)
-        keys = [(score, c, -(p + BETA**2 * g)) for score, (c, p, g) in zip(scores, reached, strict=True)]
-        places.append(keys.index(max(keys)))
-        total = reached[places[-1]]
+    total = [0.0, 0.0, 0.0]
+    for flat in values:  # plain numbers: this is done for each sentence of each model, and arrays of three are slow
+        reached = [
+            [total[0] + c, total[1] + p, total[2] + g]
+            for c, p, g in zip(*(flat[at::3] for at in range(3)), strict=True)
+        ]
+        best = 0
+        if len(reached) > 1:
+            keys = [(_f_score(c, p, g), c, -(p + BETA**2 * g)) for c, p, g in reached]
+            best = keys.index(max(keys))
+        places.append(best)
+        total = reached[best]
     return places
+
+
+def _f_score(correct: float, proposed: float, gold: float) -> float:
+    """`f_score` of one sum, by the same steps."""
+    p = correct / proposed if proposed > 0 else 1.0
+    r = correct / gold if gold > 0 else 1.0
+    below = BETA**2 * p + r
+    return (1 + BETA**2) * p * r / below if below > 0 else 0.0
 
 
 def select(values: Sequence[Sequence[float]]) -> Floats:
