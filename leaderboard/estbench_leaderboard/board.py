@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from estbench.stats.ranks import Ranked
+from estbench.stats.ranks import Ranked, Ranking
 from estbench_leaderboard.errors import BadRequest
 from estbench_leaderboard.query import OPEN, SIZES, Query
 from estbench_leaderboard.skills import PRESETS, SKILLS
@@ -77,7 +77,7 @@ class Page:
     every: tuple[Row, ...]  # that the filters leave, ranked or not, in order
     models: int  # on the board at all
     weights: dict[str, float]
-    unsure: tuple[str, ...]
+    ranking: Ranking | None  # of all ranked models, whatever the filters leave
     licences: tuple[str, ...]
     counts: dict[str, int]  # board -> models
     snapshot: Snapshot = field(repr=False)
@@ -85,6 +85,11 @@ class Page:
     @property
     def pages(self) -> int:
         return max(1, math.ceil(len(self.every) / self.query.rows))
+
+    @property
+    def unsure(self) -> tuple[str, ...]:
+        """Tasks with too few documents: while they take part, no two models can be told apart."""
+        return self.ranking.unsure if self.ranking else ()
 
     @property
     def ranked(self) -> int:
@@ -104,9 +109,9 @@ def page(snapshot: Snapshot, query: Query) -> Page:
     weights = _weights(board, query)
     ranking = board.ranking(weights)
     ranks = {row.model: row for row in ranking.rows} if ranking else {}
-    columns = _columns(board, query, weights, ranks)
+    columns, values = _columns(board, query, weights, ranks)
     models = [model for model in board.models.values() if _kept(model, query) and _found(model, query.q)]
-    rows = [_row(model, ranks.get(model.slug), columns) for model in models]
+    rows = [_row(model, ranks.get(model.slug), columns, values) for model in models]
     if query.all != "yes" and any(row.ranked for row in rows):
         rows = [row for row in rows if row.ranked or row.unranked == "reference"]
     rows = _sorted(rows, query, columns)
@@ -119,7 +124,7 @@ def page(snapshot: Snapshot, query: Query) -> Page:
         every=tuple(rows),
         models=len(board.models),
         weights=weights,
-        unsure=ranking.unsure if ranking else (),
+        ranking=ranking,
         licences=tuple(
             sorted({str(model.facts["licence"]) for model in board.models.values() if model.facts.get("licence")})
         ),
@@ -138,12 +143,17 @@ def _weights(board: Board, query: Query) -> dict[str, float]:
     skills = PRESETS[query.preset]
     if not skills:
         return board.weights()
-    tasks = [task.name for task in board.tasks.values() if task.skill in skills and task.language == "et"]
+    tasks = [task.name for task in board.tasks.values() if task.skill in skills and task.estonian]
     return board.weights(tasks)
 
 
-def _columns(board: Board, query: Query, weights: dict[str, float], ranks: dict[str, Ranked]) -> tuple[Column, ...]:
-    ranked = [board.models[slug] for slug in ranks]
+Values = dict[str, dict[str, Value]]  # column -> model -> value
+
+
+def _columns(
+    board: Board, query: Query, weights: dict[str, float], ranks: dict[str, Ranked]
+) -> tuple[tuple[Column, ...], Values]:
+    """The columns, and what each model has there."""
     shown = [board.tasks[name] for name in weights] or [board.tasks[name] for name in board.defaults]
     total = sum(weights.values()) or 1.0
     if query.view == "tasks" or query.tasks:
@@ -155,7 +165,8 @@ def _columns(board: Board, query: Query, weights: dict[str, float], ranks: dict[
         for skill in sorted({task.skill for task in shown}, key=_place_of):
             tasks = [task for task in shown if task.skill == skill]
             made.append(_column(skill, "skill", tasks, sum(weights.get(task.name, 0.0) for task in tasks) / total))
-    return tuple(_with_best(column, ranked) for column in made)
+    values = {column.key: {slug: _value(model, column) for slug, model in board.models.items()} for column in made}
+    return tuple(_with_best(column, [values[column.key][slug] for slug in ranks]) for column in made), values
 
 
 def _place(task: Task) -> tuple[int, str]:
@@ -176,8 +187,8 @@ def _column(key: str, kind: str, tasks: Sequence[Task], weight: float) -> Column
     return Column(key, kind, tuple(tasks), weight, chance, unit, higher)
 
 
-def _with_best(column: Column, ranked: Iterable[Model]) -> Column:
-    found = [value for model in ranked if (value := _value(model, column)).value is not None and value.reason is None]
+def _with_best(column: Column, ranked: Iterable[Value]) -> Column:
+    found = [value for value in ranked if value.value is not None and value.reason is None]
     if not found:
         return column
     sign = 1 if column.higher_is_better else -1
@@ -221,10 +232,10 @@ def _half(value: Value) -> float:
     return 0.0 if value.low is None or value.high is None else (value.high - value.low) / 2
 
 
-def _row(model: Model, ranked: Ranked | None, columns: Sequence[Column]) -> Row:
+def _row(model: Model, ranked: Ranked | None, columns: Sequence[Column], values: Values) -> Row:
     cells = {}
     for column in columns:
-        value = _value(model, column)
+        value = values[column.key][model.slug]
         if value.value is not None and value.reason is None and column.best is not None:
             apart = math.hypot(_half(value), column.best_half)
             gap = abs(column.best - value.value)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+from unicodedata import normalize
 from urllib.parse import urlencode
 
 from estbench_leaderboard.errors import BadRequest
@@ -60,7 +61,9 @@ class Query:
     def read(cls, values: Mapping[str, str]) -> Query:
         """Of the URL's parameters; BadRequest names the wrong one."""
         known = {field.name for field in fields(cls)}
-        given = {key: value.strip() for key, value in values.items() if key in known and value.strip()}
+        given = {
+            key: normalize("NFC", value.strip()) for key, value in values.items() if key in known and value.strip()
+        }
         found: dict[str, Any] = dict(given)
         if "tasks" in given:
             found["tasks"] = _tasks(given["tasks"])
@@ -86,7 +89,7 @@ class Query:
         for key, values in allowed.items():
             if getattr(self, key) not in values:
                 raise BadRequest(key, str(getattr(self, key)))
-        if self.since and not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", self.since):
+        if self.since and not re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])", self.since):
             raise BadRequest("since", self.since)
         if len(self.q) > MOST or not self.q.isprintable():
             raise BadRequest("q", self.q)
@@ -107,7 +110,7 @@ class Query:
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default:
-                found.append((field.name, _tasks_text(value) if field.name == "tasks" else str(value)))
+                found.append((field.name, tasks_text(value) if field.name == "tasks" else str(value)))
         return found
 
     def url(self, path: str = "") -> str:
@@ -144,7 +147,7 @@ def _tasks(text: str) -> tuple[tuple[str, float], ...]:
         name, _, weight = part.strip().partition(":")
         if not re.fullmatch(r"[A-Za-z0-9_./+-]{1,80}", name):
             raise BadRequest("tasks", part)
-        if not re.fullmatch(r"\d{1,3}(\.\d{1,3})?|", weight):
+        if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?|", weight):
             raise BadRequest("tasks", part)
         found[name] = float(weight or 1)
     if len(found) > MOST_TASKS or not any(found.values()):
@@ -152,11 +155,12 @@ def _tasks(text: str) -> tuple[tuple[str, float], ...]:
     return tuple(found.items())
 
 
-def _tasks_text(tasks: tuple[tuple[str, float], ...]) -> str:
+def tasks_text(tasks: tuple[tuple[str, float], ...]) -> str:
+    """Tasks and weights as the URL has them."""
     return ",".join(name if weight == 1 else f"{name}:{weight:g}" for name, weight in tasks)
 
 
 def _integer(key: str, text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d{0,5}", text):
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
         raise BadRequest(key, text)
     return int(text)
