@@ -6,8 +6,9 @@ Two systems on the same documents, each alone and in passages of five: one numbe
 document and system). The peers get the same numbers (statistics ready made, so that no text is read), do the same work
 20 times less often, and their time is multiplied: scipy.stats.bootstrap(paired=True, vectorized=True) on the difference
 of means, sacrebleu.significance.PairedTest with "bs" on chrF++. Ranks: 200 models × 30 tasks × 1,000 documents × 1,000
-replicates, a tenth of the results missing. Two threads draw. Prints wall-clock and CPU seconds, and ratios of CPU, as
-JSON; random data from a seed.
+replicates, a tenth of the results missing; from the documents, prepared, and from the prepared state (all tasks with
+other weights, then ten of them: the mean of 20 times). Two threads draw. Prints wall-clock and CPU seconds, and ratios
+of CPU, as JSON; random data from a seed.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from scipy import stats as scipy_stats
 
 from estbench.metrics.translation import CHRF_ORDERS, chrf
 from estbench.stats import corpus_difference
-from estbench.stats.ranks import Table, TaskValues, rank
+from estbench.stats.ranks import Table, TaskValues, prepare, rank
 from estbench.stats.resampling import Floats, resampled_sums
 
 PART = 20  # how much less often the peers draw
 PASSAGE = 5
+TIMES = 20  # rankings from the prepared state
 
 
-def timed(work: Callable[[], object], times: int = 1) -> dict[str, float]:
+def timed(work: Callable[[], object], times: float = 1) -> dict[str, float]:
     """Seconds of one call, multiplied."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
@@ -106,16 +108,25 @@ def corpus(dice: np.random.Generator, documents: int, replicates: int) -> dict[s
     }
 
 
-def ranks(dice: np.random.Generator, models: int = 200, tasks: int = 30, documents: int = 1000) -> dict[str, float]:
+def ranks(dice: np.random.Generator, models: int = 200, tasks: int = 30, documents: int = 1000) -> dict[str, Any]:
     ability = dice.normal(0, 0.5, (models, 1))
-    table = []
+    made = []
     for place in range(tasks):
         hard = dice.normal(0, 1, documents)
         values = (ability + dice.normal(0, 1, (models, documents)) > hard).astype(float)
         values[dice.random(models) < 0.1] = np.nan
-        table.append(TaskValues(f"task {place}", values, chance=0.25))
-    names = [f"model {place}" for place in range(models)]
-    return timed(lambda: rank(Table(names, table)))
+        made.append(TaskValues(f"task {place}", values, chance=0.25))
+    table = Table([f"model {place}" for place in range(models)], made)
+    prepared = prepare(table)
+    names = [task.name for task in made]
+    weights = [dict(zip(names, dice.random(tasks).tolist(), strict=True)) for _ in range(TIMES)]
+    ten = [dict(list(each.items())[:10]) for each in weights]
+    return {
+        "rank": timed(lambda: rank(table)),
+        "prepare": timed(lambda: prepare(table)),
+        "prepared": timed(lambda: [prepared.rank(each) for each in weights], 1 / TIMES),
+        "prepared, 10 tasks": timed(lambda: [prepared.rank(each) for each in ten], 1 / TIMES),
+    }
 
 
 def main() -> None:
@@ -129,6 +140,8 @@ def main() -> None:
     }
     for name, peer in (("scalar", "scipy"), ("chrf++", "sacrebleu")):
         found[name]["cpu_ratio"] = round(found[name][peer]["cpu_s"] / found[name]["documents"]["cpu_s"], 1)
+    cost = found["ranks"]
+    cost["cpu_ratio"] = round(cost["rank"]["cpu_s"] / cost["prepared"]["cpu_s"], 1)
     print(json.dumps(found))
 
 

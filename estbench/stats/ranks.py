@@ -2,28 +2,32 @@
 
     table = Table(["a", "b"], [TaskValues("estcopa", values, chance=0.5), …])
     for row in rank(table).rows: row.model, row.score, row.rank_low, row.rank_high, row.klass
+    prepared = prepare(table)                 the same for any choice of tasks, weights and models, in milliseconds
+    prepared.rank(weights={"estcopa": 2.0, "estqa": 1.0}, models=["a", "b"])
     linearised(rows, combine, clusters)       a corpus metric as values of documents, for `TaskValues`
 
 Scores are corrected for chance, 0 is guessing and 1 the best possible, and averaged over tasks. Documents (whole
 clusters, where there are some) are drawn once for all models, so that easy and hard ones count for and against all
 alike; tasks are drawn independently of each other. A task that a model lacks is never free: see `rank`.
+
+Nothing depends on the order of models and tasks, and what is drawn from a task only on its name, its clusters and the
+seed: each choice has one ranking, however it is asked for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from estbench.stats.distributions import LEVEL, normal_quantile
+from estbench.stats.aggregate import TIE, Aggregate, Part, aggregated, condensed
 from estbench.stats.intervals import Clusters
 from estbench.stats.paired import coded, leave_one_out, summed
-from estbench.stats.resampling import Floats, resampled_sums
+from estbench.stats.resampling import Floats
 
-TIE = 1e-9  # corrected scores closer than that are equal
 LEAST = 100  # replicates
 
 
@@ -106,17 +110,104 @@ def rank(
     equal ones are split with a probability of 5 %, however many they are.
 
     A model that lacks a task gets there chance or the score of the worst model, whichever is lower. Its rank's interval
-    begins where it would be with the best model's score; others are compared with its score as it stands.
+    begins where it would be with the best model's score; others are compared with its score as it stands. Of equally
+    good models the first by name is the best or the worst.
 
     weights: of tasks, 1 each if not given. resample_tasks: tasks count as a sample of tasks, which is much less sure.
     ValueError: a task that can't be corrected for chance, a model with a part of a task's documents, odd weights.
     """
+    if weights is None or not table.tasks:
+        return prepare(table, replicates, seed).rank(resample_tasks=resample_tasks)
+    names = [task.name for task in table.tasks]
+    if set(weights) != set(names):
+        raise ValueError(f"each task needs one weight: tasks {', '.join(names)}; weights of {', '.join(weights)}")
+    counted = _counted(weights)
+    tasks = [task for task in table.tasks if task.name in counted]
+    return prepare(Table(table.models, tasks), replicates, seed).rank(counted, resample_tasks=resample_tasks)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """All that ranks need to know of a table, without its documents: see `prepare`."""
+
+    models: tuple[str, ...]  # as in the table
+    tasks: tuple[str, ...]
+    _parts: Mapping[str, Part] = field(repr=False)  # by name, as are the models in them
+    _seed: int
+
+    def rank(
+        self,
+        weights: Mapping[str, float] | None = None,
+        models: Collection[str] | None = None,
+        *,
+        resample_tasks: bool = False,
+    ) -> Ranking:
+        """What `rank` gives for a table of these models and tasks alone.
+
+        weights: of tasks; those of weight 0 or without one take no part. None: 1 each. models: to rank among
+        themselves; None: all. ValueError: an unknown task or model, odd weights, a task that none of the models has.
+        """
+        shares = self._shares(weights)
+        chosen = self._chosen(models)
+        parts = {name: self._parts[name] for name in shares}
+        lonely = [name for name in self.tasks if name in parts and (parts[name].place[chosen] < 0).all()]
+        if lonely:
+            raise ValueError(f"{lonely[0]}: no model has it")
+        values = np.array(list(shares.values()))
+        found = aggregated(parts, values, chosen, resample_tasks=resample_tasks, seed=self._seed)
+        names = sorted(self.models)
+        rows = tuple(_rows([names[at] for at in chosen], self.tasks, parts, values, chosen, found))
+        return Ranking(rows, tuple(name for name in self.tasks if name in found.unsure))
+
+    def task_scores(self) -> dict[str, dict[str, float]]:
+        """Of each task, the scores of the models that have it; corrected for chance."""
+        return {
+            task: {
+                model: float(self._parts[task].score[at])
+                for model, at in zip(sorted(self.models), self._parts[task].place.tolist(), strict=True)
+                if at >= 0
+            }
+            for task in self.tasks
+        }
+
+    def _shares(self, weights: Mapping[str, float] | None) -> dict[str, float]:
+        """The share of each task that counts, by name."""
+        given = dict.fromkeys(self.tasks, 1.0) if weights is None else weights
+        unknown = [name for name in given if name not in self._parts]
+        if unknown:
+            raise ValueError(f"no task {', '.join(unknown)}; there are {', '.join(self.tasks)}")
+        counted = _counted(given)
+        total = math.fsum(counted.values())
+        return {name: counted[name] / total for name in sorted(counted)}
+
+    def _chosen(self, models: Collection[str] | None) -> NDArray[np.intp]:
+        """Places of models, by name."""
+        if models is None:
+            return np.arange(len(self.models))
+        unknown = sorted(set(models) - set(self.models))
+        if unknown or not models or len(set(models)) < len(models):
+            raise ValueError(f"no model {', '.join(unknown)}" if unknown else "a ranking needs models, each one once")
+        wanted = set(models)
+        return np.flatnonzero([name in wanted for name in sorted(self.models)])
+
+
+def prepare(table: Table, replicates: int = 1000, seed: int = 0) -> Prepared:
+    """The table as ranks under any choice of tasks, weights and models need it. That takes a moment, each choice
+    milliseconds: `prepare(table, …).rank(weights)` gives what `rank(table, …, weights)` does.
+
+    Memory: for each task 4 bytes × models × replicates and 12 bytes × models². The tasks are read one at a time, and no
+    document of theirs is kept. ValueError: as `rank`.
+    """
     if not table.models or not table.tasks or replicates < LEAST:
         raise ValueError(f"a ranking needs a model, a task and at least {LEAST} replicates")
-    tasks, shares = _chosen(table.tasks, weights)
-    owned = np.array([_owned(task, table.models) for task in tasks])  # (tasks, models)
-    found = _measured(tasks, shares, owned, replicates, seed, resample_tasks)
-    return Ranking(tuple(_rows(table.models, tasks, shares, owned, found)), found.unsure)
+    names = tuple(task.name for task in table.tasks)
+    for what, given in (("tasks", names), ("models", table.models)):
+        if len(set(given)) < len(given):
+            raise ValueError(
+                f"{what} of one name: {', '.join(sorted({name for name in given if given.count(name) > 1}))}"
+            )
+    parts = {task.name: _part(task, table.models, replicates, (seed, *task.name.encode())) for task in table.tasks}
+    return Prepared(tuple(table.models), names, dict(sorted(parts.items())), seed)
 
 
 def linearised(rows: ArrayLike, combine: Callable[[Floats], Floats], clusters: Clusters = None) -> Floats:
@@ -138,24 +229,30 @@ def linearised(rows: ArrayLike, combine: Callable[[Floats], Floats], clusters: C
 
 
 def _rows(
-    names: Sequence[str], tasks: Sequence[TaskValues], shares: Floats, owned: NDArray[np.bool_], found: _Measured
+    models: Sequence[str],
+    tasks: Sequence[str],
+    parts: Mapping[str, Part],
+    shares: Floats,
+    chosen: NDArray[np.intp],
+    found: Aggregate,
 ) -> Iterator[Ranked]:
     """The models with their places, the best first."""
-    models, incomplete = len(names), np.flatnonzero(~owned.all(axis=0))
-    gaps, needed, jointly = found.gaps(models)
+    count = len(models)
+    gaps, needed, jointly = found.gaps()
     lowest = 1 + (gaps > needed).sum(axis=1)
-    highest = models - (gaps < -needed).sum(axis=1)
-    lowest[incomplete] = np.minimum(lowest[incomplete], lowest[models:])
-    score = found.score[:models]
+    highest = count - (gaps < -needed).sum(axis=1)
+    lowest[found.incomplete] = np.minimum(lowest[found.incomplete], lowest[count:])
+    score = found.score[:count]
     order = np.argsort(-score.round(12), kind="stable")
     classes = _classes(order, gaps < -jointly)
     half = found.half_width()
-    top = _shares_of_best(found.draws[:, :models])
-    apart = _left_out(shares, found.scores[:, :models])
-    ceiling = float(shares @ [1.0 if task.maximum is not None else math.inf for task in tasks])
+    top = found.shares_of_best()
+    apart = _left_out(shares, found.scores)
+    ceiling = float(shares @ [part.ceiling for part in parts.values()])
+    lacking = [(name, parts[name].place[chosen] < 0) for name in tasks if name in parts]
     for at in order.tolist():
         yield Ranked(
-            model=names[at],
+            model=models[at],
             score=float(score[at]),
             low=float(score[at] - half[at]) if half[at] else None,
             high=min(ceiling, float(score[at] + half[at])) if half[at] else None,
@@ -164,22 +261,17 @@ def _rows(
             rank_high=int(highest[at]),
             p_best=None if found.unsure else float(top[at]),
             klass=classes[at],
-            missing=tuple(task.name for task, own in zip(tasks, owned[:, at], strict=True) if not own),
+            missing=tuple(name for name, lacks in lacking if lacks[at]),
             leave_one_out=apart[at],
         )
 
 
-def _chosen(tasks: Sequence[TaskValues], weights: Mapping[str, float] | None) -> tuple[list[TaskValues], Floats]:
-    """The tasks that count, and the share of each."""
-    names = [task.name for task in tasks]
-    given = dict.fromkeys(names, 1.0) if weights is None else weights
-    if len(set(names)) < len(names) or set(given) != set(names):
-        raise ValueError(f"each task needs one weight: tasks {', '.join(names)}; weights of {', '.join(given)}")
-    if not all(0 <= weight < math.inf for weight in given.values()) or not any(given.values()):
+def _counted(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weights of tasks that count, as parts of the largest."""
+    if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
         raise ValueError("weights of tasks have to be numbers from 0, and not all 0")
-    chosen = [task for task in tasks if given[task.name]]
-    shares = np.array([given[task.name] for task in chosen], float)
-    return chosen, shares / shares.sum()
+    largest = max(weights.values())
+    return {name: part for name, weight in weights.items() if (part := weight / largest)}
 
 
 def _owned(task: TaskValues, models: Sequence[str]) -> NDArray[np.bool_]:
@@ -196,157 +288,14 @@ def _owned(task: TaskValues, models: Sequence[str]) -> NDArray[np.bool_]:
     return np.asarray(finite.all(axis=1))
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A task, corrected for chance, of all models and of the incomplete ones at their best."""
-
-    score: Floats  # (columns,)
-    influence: Floats  # (clusters, columns); sums of 0
-    draws: Floats  # (replicates, columns): distances from the score
-    weights: Floats  # (clusters,): shares of the documents
-    largest: float  # how far two models are apart on one cluster, at most
-    span: float  # how far two clusters are apart, at most
-
-
-def _part(
-    task: TaskValues, owned: NDArray[np.bool_], incomplete: NDArray[np.intp], replicates: int, seed: Sequence[int]
-) -> _Part:
+def _part(task: TaskValues, models: Sequence[str], replicates: int, seed: Sequence[int]) -> Part:
+    """The task without its documents, models by name."""
+    owned = _owned(task, models)
     floor, best = task.ends()
-    values = (np.asarray(task.values, float)[owned] - floor) / (best - floor)
-    n = values.shape[1]
-    _, codes, count = coded(task.clusters, None, n)
-    # Two more columns: one of chance, for those who lack the task, and the sizes of the clusters.
-    rows = summed(np.vstack([values, np.zeros(n), np.ones(n)]).T, codes, count)
-    sums, sizes = rows[:, :-1], rows[:, -1:]
-    score = sums.sum(axis=0) / n
-    drawn = resampled_sums(rows, replicates, seed)
-    weights = sizes[:, 0] / n
-    wider = math.sqrt(_correction(weights)) if count > 1 else 0.0
-    draws = wider * (drawn[:, :-1] / drawn[:, -1:] - score)
-    influence = (sums - sizes * score) / n
-    means = sums[:, :-1] / sizes
-    place = np.cumsum(owned) - 1
-    stand_in, leader = score.argmin(), score[:-1].argmax()
-    take = np.concatenate([np.where(owned, place, stand_in), np.where(owned[incomplete], place[incomplete], leader)])
-    largest, span = float(np.ptp(means, axis=1).max()), float(np.ptp(means))
-    return _Part(score[take], influence[:, take], draws[:, take], weights, largest, span)
-
-
-def _measured(
-    tasks: Sequence[TaskValues],
-    shares: Floats,
-    owned: NDArray[np.bool_],
-    replicates: int,
-    seed: int,
-    resample_tasks: bool,
-) -> _Measured:
-    """All tasks together. Columns are the models as they stand, then the incomplete ones at their best."""
-    incomplete = np.flatnonzero(~owned.all(axis=0))
-    columns = owned.shape[1] + len(incomplete)
-    factors = np.tile(shares, (replicates, 1))
-    if resample_tasks:
-        even = np.full(len(tasks), 1 / len(tasks))
-        factors *= np.random.default_rng((seed, len(tasks))).multinomial(len(tasks), even, replicates)
-        factors /= factors.sum(axis=1, keepdims=True)
-    scores, draws, spread = np.empty((len(tasks), columns)), np.zeros((replicates, columns)), _Spread(columns)
-    unsure = []
-    for place, (task, share) in enumerate(zip(tasks, shares.tolist(), strict=True)):
-        part = _part(task, owned[place], incomplete, replicates, (seed, place))
-        scores[place] = part.score
-        draws += factors[:, place, None] * (part.score + part.draws)
-        if not spread.add(share * part.influence, part.weights, share * part.largest, share * part.span):
-            unsure.append(task.name)
-    score = np.asarray(shares @ scores)
-    if resample_tasks and not spread.add(shares[:, None] * (scores - score), shares):
-        unsure = [tasks[0].name]
-    return _Measured(scores, score, draws, spread, tuple(unsure))
-
-
-class _Spread:
-    """Variances of all differences, and of all scores, as sums over tasks; with Satterthwaite's (1946) freedom."""
-
-    def __init__(self, columns: int) -> None:
-        self.pairs, self.pair_squares = np.zeros((columns, columns)), np.zeros((columns, columns))
-        self.own, self.own_squares = np.zeros(columns), np.zeros(columns)
-
-    def add(self, influence: Floats, weights: Floats, largest: float = 0.0, span: float = 0.0) -> bool:
-        """Add the influences (clusters, columns) of a task, whose clusters hold those shares of its documents; False:
-        it has one cluster, and nothing is known of it.
-
-        Differences get two clusters more, `largest` in favour of one and of the other; scores get two that are `span`
-        apart: what rarely differs does not look more certain than it is (Bonett & Price 2012 for 0/1).
-        """
-        count = len(influence)
-        if count < 2:
-            return False
-        correction, freedom = _correction(weights), max(1.0, 1 / float((weights**2).sum()) - 1)
-        products = influence.T @ influence
-        own = products.diagonal()
-        pairs = np.maximum(0.0, own[:, None] + own - 2 * products)
-        for total, squares, variance, ends in (
-            (self.pairs, self.pair_squares, pairs, 2 * largest**2),
-            (self.own, self.own_squares, own, span**2 / 2),
-        ):
-            added = correction * variance + ends / (count + 2) ** 2
-            total += added
-            squares += added**2 / freedom
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """What is known of the aggregate."""
-
-    scores: Floats  # (tasks, columns)
-    score: Floats  # (columns,)
-    draws: Floats  # (replicates, columns)
-    spread: _Spread
-    unsure: tuple[str, ...]
-
-    def gaps(self, models: int) -> tuple[Floats, Floats, Floats]:
-        """How much better each model is than a column, and how much it has to be for that to be sure: among the
-        column's differences to all models, and among all differences of all. Each (columns, models)."""
-        gaps = self.score[:models] - self.score[:, None]
-        if self.unsure:
-            return gaps, np.full(gaps.shape, math.inf), np.full(gaps.shape, math.inf)
-        error = np.sqrt(self.spread.pairs[:, :models])
-        inverse = np.divide(1, error, out=np.zeros_like(error), where=error > 0).astype(np.float32)
-        away = np.ascontiguousarray((self.draws - self.score).T, np.float32)
-        farthest, limits = np.zeros(away.shape[1], np.float32), np.empty((len(away), 1))
-        for place, row in enumerate(away):
-            distances = (np.abs(away[:models] - row) * inverse[place, :, None]).max(axis=0)
-            limits[place] = np.quantile(distances, LEVEL, method="higher")
-            np.maximum(farthest, distances, out=farthest)
-        freedom = _freedom(self.spread.pairs, self.spread.pair_squares)[:, :models]
-        normal = normal_quantile((1 - LEVEL) / 2)
-        own = error * _students(np.maximum(limits, normal), freedom)
-        joint = error * _students(max(normal, float(np.quantile(farthest, LEVEL, method="higher"))), freedom)
-        return gaps, own + TIE, joint + TIE
-
-    def half_width(self) -> Floats:
-        """Of the scores' intervals (columns,); 0 where nothing can be said."""
-        if self.unsure:
-            return np.zeros(len(self.score))
-        freedom = _freedom(self.spread.own, self.spread.own_squares)
-        return np.sqrt(self.spread.own) * _students(normal_quantile((1 - LEVEL) / 2), freedom)
-
-
-def _correction(weights: Floats) -> float:
-    """What makes the squared influences of clusters an unbiased variance where their documents are all alike; G/(G − 1)
-    for equal ones. A large cluster pulls the mean towards itself, and seems to be closer to it than it is."""
-    squares = float((weights**2).sum())
-    return 1 / (1 - 2 * float((weights**3).sum()) / squares + squares)
-
-
-def _freedom(variance: Floats, squares: Floats) -> Floats:
-    return np.divide(variance**2, squares, out=np.ones_like(variance), where=squares > 0)
-
-
-def _students(z: ArrayLike, freedom: Floats) -> Floats:
-    """The quantile of Student's t that belongs to the normal one, never below it (Wallace 1959)."""
-    with np.errstate(over="ignore"):  # of one or two clusters: nothing is told apart
-        wider = np.asarray(z) * (8 * freedom + 3) / (8 * freedom + 1)
-        return np.asarray(np.sqrt(freedom * np.expm1(wider**2 / freedom)), float)
+    order = np.array(sorted(range(len(models)), key=models.__getitem__))
+    values = (np.asarray(task.values, float)[order[owned[order]]] - floor) / (best - floor)
+    ceiling = math.inf if task.maximum is None else 1.0
+    return condensed(values, owned[order], task.clusters, ceiling, replicates, seed)
 
 
 def _classes(order: NDArray[np.intp], worse: NDArray[np.bool_]) -> list[int]:
@@ -360,16 +309,11 @@ def _classes(order: NDArray[np.intp], worse: NDArray[np.bool_]) -> list[int]:
     return classes
 
 
-def _shares_of_best(draws: Floats) -> Floats:
-    """How often each model is the best; those that tie share."""
-    best = draws >= draws.max(axis=1, keepdims=True) - TIE
-    return np.asarray((best / best.sum(axis=1, keepdims=True)).mean(axis=0), float)
-
-
 def _left_out(shares: Floats, scores: Floats) -> list[tuple[int, int] | None]:
     """Each model's lowest and highest rank when one task is left out; None: there is one task."""
     if len(shares) == 1:
         return [None] * scores.shape[1]
-    without = (shares @ scores - shares[:, None] * scores) / (1 - shares[:, None])
+    others = np.where(np.eye(len(shares), dtype=bool), 0.0, shares)
+    without = others / others.sum(axis=1, keepdims=True) @ scores
     ranks = np.array([1 + (row > row[:, None] + TIE).sum(axis=1) for row in without])
     return list(zip(ranks.min(axis=0).tolist(), ranks.max(axis=0).tolist(), strict=True))

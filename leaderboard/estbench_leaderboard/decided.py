@@ -66,6 +66,10 @@ class Decided:
         found = self.submissions.get(run)
         return "operator" if found is None else str(found.badge)
 
+    def trusts(self, run: str) -> bool:
+        """Whether a run may be ranked: measured by the operators, or by them again."""
+        return self.badge(run) in ("operator", "audited")
+
     def submitter(self, run: str) -> str | None:
         """Who sent a run; None: the operators measured it."""
         found = self.submissions.get(run)

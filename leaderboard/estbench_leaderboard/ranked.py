@@ -16,21 +16,7 @@ from numpy.typing import NDArray
 from estbench.database import queries
 from estbench.database.engine import Database
 from estbench.scoring import metric_of
-from estbench.stats.ranks import Table, TaskValues, linearised, rank
-
-try:
-    from estbench.stats.ranks import Prepared, prepare
-except ImportError:  # TEMPORARY until ranks.prepare is there
-    class Prepared:
-        def __init__(self, table):
-            self.table = table
-            self.tasks = tuple(t.name for t in table.tasks)
-            self.models = tuple(table.models)
-        def rank(self, weights=None, models=None):
-            ts = [t for t in self.table.tasks if (weights or {}).get(t.name)]
-            return rank(Table(self.table.models, ts), weights={t.name: weights[t.name] for t in ts})
-    def prepare(table, replicates=1000, seed=0):
-        return Prepared(table)
+from estbench.stats.ranks import Prepared, Table, TaskValues, linearised, prepare
 
 if TYPE_CHECKING:
     from estbench_leaderboard.snapshot import Model, Task
@@ -89,12 +75,16 @@ def _scalars(task: Task, items: queries.Items) -> NDArray[np.float64] | None:
     column = items.values
     if column.ndim == 1 and column.dtype != object:
         return np.asarray(column, float)
-    kept = list(column)
-    metric = metric_of(task.metric, kept)
+    metric = metric_of(task.metric, column.tolist() if column.dtype == object else column[:1].tolist())
     if metric is None or metric.combine is None:
         return None
-    rows = metric.prepare(kept) if metric.prepare else np.asarray(kept, float)
+    # Plain lists for what looks at each document by itself: rows of arrays are slow.
+    rows = metric.prepare(column.tolist()) if metric.prepare else _table(column)
     try:
         return linearised(rows, metric.combine, items.clusters)
     except ValueError:
         return None
+
+
+def _table(column: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(column.tolist() if column.dtype == object else column, float)

@@ -15,7 +15,7 @@ import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import select
@@ -24,9 +24,8 @@ from estbench.database import queries, schema
 from estbench.database.engine import Database
 from estbench.report import at_chance
 from estbench.runs import Score
-from estbench.stats.ranks import Ranking
+from estbench.stats.ranks import Prepared, Ranking
 from estbench_leaderboard import decided, ranked
-from estbench_leaderboard.ranked import Prepared
 
 FORMS = {"chat": "chat", "completion": "base"}  # of a task -> the board it is on
 BOARDS = ("chat", "base", "checkpoints")
@@ -60,6 +59,11 @@ class Task:
     def maximum(self) -> float | None:
         """The best possible score; None: there is none."""
         return {"proportion": 1.0, "points": 100.0}.get(self.unit)
+
+    @property
+    def estonian(self) -> bool:
+        """Whether it is about Estonian, as are translations from and into it."""
+        return "et" in self.language.split("-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,22 +177,27 @@ class Snapshot:
         return next((board.tasks[name] for board in self.boards.values() if name in board.tasks), None)
 
 
-def slug(name: str, fingerprint: str) -> str:
+def slug(name: str, fingerprint: str, digits: int = 8) -> str:
     """A model's name in URLs."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
-    return f"{plain[:80]}-{fingerprint[:8]}"
+    plain, printed = (re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") for text in (name, fingerprint))
+    return f"{plain[:80] or 'model'}-{printed[:digits]}"
 
 
 def take(database: Database) -> Snapshot:
     """Read the database as it is now."""
     version = database.version()
     hidden = decided.read(database)
-    runs = {row.id: row for row in queries.runs(database) if hidden.shows(row.id, row.fingerprint) and not row.slice}
+    found = queries.runs(database)
+    models = _model_rows(database, found, hidden)
+    runs = {
+        row.id: replace(row, model=models[row.fingerprint]["name"])
+        for row in found
+        if hidden.shows(row.id, row.fingerprint) and not row.slice
+    }
     rows = _task_rows(database, runs, hidden)
     scores: dict[tuple[str, str], Score] = {
         (row.run, row.score.task): row.score for row in queries.scores(database, runs=list(runs), primary=True)
     }
-    models = _model_rows(database)
     boards = {}
     for name in BOARDS:
         of_board = [row for row in rows if _board(row, models[runs[row.run_id].fingerprint]) == name]
@@ -204,11 +213,24 @@ def _task_rows(database: Database, runs: Mapping[str, Any], hidden: decided.Deci
     return sorted(known, key=lambda row: (runs[row.run_id].created, row.run_id, -row.position), reverse=True)
 
 
-def _model_rows(database: Database) -> dict[str, Any]:
+def _model_rows(database: Database, runs: list[queries.RunRow], hidden: decided.Decided) -> dict[str, dict[str, Any]]:
+    """What is known of each model; of one that was also sent from outside, what the runs say that the board trusts."""
+    sent = {row.fingerprint for row in runs if row.id in hidden.submissions}
+    best = {
+        row.fingerprint: row.id
+        for row in sorted(runs, key=lambda row: (hidden.trusts(row.id), row.created))
+        if row.fingerprint in sent and hidden.shows(row.id, row.fingerprint)
+    }
+    of_run = select(schema.runs.c.model, schema.runs.c.manifest["model"].label("card"))
     with database.read() as connection:
         facts = {row.model: row.facts for row in connection.execute(select(schema.facts))}
         rows = connection.execute(select(schema.models)).all()
-    return {row.fingerprint: {**row._mapping, "facts": facts.get(row.fingerprint, {})} for row in rows}
+        cards = connection.execute(of_run.where(schema.runs.c.id.in_(list(best.values())))).all()
+    found = {row.fingerprint: {**row._mapping, "facts": facts.get(row.fingerprint, {})} for row in rows}
+    for row in cards:
+        found[row.model] |= {"card": row.card, "name": row.card["name"]}
+        found[row.model] |= {name: row.card.get(name) for name in ("parameters", "bytes")}
+    return found
 
 
 def _board(row: Any, model: Mapping[str, Any]) -> str:
@@ -238,25 +260,31 @@ def _board_of(
     for row in rows:
         by_model[runs[row.run_id].fingerprint].append(row)
     for trusted in (True, False):  # nobody from outside changes what a task is
+        alike: dict[str, list[Any]] = defaultdict(list)
         for row in rows:
-            same = hidden.badge(row.run_id) in ("operator", "audited")
-            score = scores.get((row.run_id, row.task))
-            if same == trusted and row.task not in tasks and score is not None and _version(row)[0] is not None:
-                tasks[row.task] = _task(name, row, score, rows)
-    made = {}
+            if row.task not in tasks and hidden.trusts(row.run_id) == trusted and _version(row)[0] is not None:
+                alike[row.task].append(row)
+        for task, same in alike.items():
+            row = next((row for row in same if (row.run_id, task) in scores), None)
+            if row is not None:
+                tasks[task] = _task(name, row, scores[row.run_id, task], same)
+    made: dict[str, Model] = {}
     for fingerprint, own in by_model.items():
         model = _model(name, models[fingerprint], own, runs, scores, tasks, hidden)
+        if (other := made.get(model.slug)) is not None:  # a fingerprint that begins like another's: nobody loses a page
+            first, model = (model, other) if model.ranked else (other, model)
+            made[first.slug] = first
+            model = replace(model, slug=slug(model.name, model.fingerprint, len(model.fingerprint)))
         made[model.slug] = model
-    counted = {name: task for name, task in tasks.items() if task.language == "et"} or tasks
-    wanted = [task for task in _suite(DEFAULTS[name]) if task in counted]
+    counted = [task.name for task in tasks.values() if task.estonian] or list(tasks)
+    wanted = [task for task in _suite(DEFAULTS[name]) if task in tasks]
     prepared = ranked.prepared(database, list(tasks.values()), [model for model in made.values() if model.ranked])
     return Board(name, tasks, made, tuple(wanted or counted), prepared)
 
 
 def _task(board: str, row: Any, score: Score, rows: list[Any]) -> Task:
-    """The version of a task that this row belongs to; its docs are those of its run that has the most."""
-    same = [other for other in rows if other.task == row.task and _version(other) == _version(row)]
-    whole = max(same, key=lambda other: other.n)
+    """The version of a task that this row belongs to; its docs are those of the row of it that has the most."""
+    whole = max((other for other in rows if _version(other) == _version(row)), key=lambda other: other.n)
     card = row.card
     return Task(
         name=row.task,
@@ -289,9 +317,8 @@ def _model(
     hidden: decided.Decided,
 ) -> Model:
     fingerprint = row["fingerprint"]
-    trusted = [of for of in own if hidden.badge(of.run_id) in ("operator", "audited")]
-    badge = "operator" if any(hidden.badge(of.run_id) == "operator" for of in own) else hidden.badge(own[0].run_id)
-    counted = trusted or own
+    counted = [of for of in own if hidden.trusts(of.run_id)] or own  # what others sent of it does not touch it
+    badges = {hidden.badge(of.run_id) for of in counted}
     cells: dict[str, Cell] = {}
     for of in counted:  # the newest that counts, else the newest
         if of.task in tasks and (of.task not in cells or cells[of.task].reason is not None):
@@ -301,7 +328,7 @@ def _model(
             cells[of.task] = cell if cell.reason is None else cells.get(of.task, cell)
     card = row["card"] or {}
     known = {**_from_card(card), **row["facts"]}
-    words = [of for of in own if of.words and of.language == "et"]
+    words = [of for of in counted if of.words and of.language == "et"]
     listed = tuple(dict.fromkeys(of.run_id for of in counted))
     return Model(
         slug=slug(row["name"], fingerprint),
@@ -310,16 +337,16 @@ def _model(
         board=board,
         parameters=row["parameters"],
         bytes=row["bytes"],
-        created=runs[own[0].run_id].created,
+        created=runs[counted[0].run_id].created,
         runs=listed,
-        remote=runs[own[0].run_id].observed is not None,
+        remote=runs[counted[0].run_id].observed is not None,
         facts=known,
         training=card.get("training"),
         tokens_per_word=sum(of.tokens for of in words) / sum(of.words for of in words) if words else None,
-        badge=badge,
-        submitter=hidden.submitter(own[0].run_id),
-        cells={task: cells.get(task, NOT_RUN) for task in tasks},
-        reference=known.get("kind") == "reference" or not any(_version(of)[0] for of in own),
+        badge="operator" if "operator" in badges else hidden.badge(counted[0].run_id),
+        submitter=None if "operator" in badges else hidden.submitter(counted[0].run_id),
+        cells={task: cells.get(task) or _skipped(listed, task, scores) for task in tasks},
+        reference=known.get("kind") == "reference" or not any(_version(of)[0] for of in counted),
         withdrawn=hidden.withdrawn(fingerprint),
     )
 
@@ -328,6 +355,12 @@ def _from_card(card: Mapping[str, Any]) -> dict[str, Any]:
     """What the model's own files say of it; people's word goes before it."""
     own = card.get("card") or {}
     return {"licence": own["licence"]} if own.get("licence") else {}
+
+
+def _skipped(runs: tuple[str, ...], task: str, scores: Mapping[tuple[str, str], Score]) -> Cell:
+    """The cell of a task that no run has: its newest run may say why."""
+    found = next(((run, scores[run, task]) for run in runs if (run, task) in scores), None)
+    return NOT_RUN if found is None else Cell(found[0], None, "skipped", found[1].reason)
 
 
 def _cell(row: Any, score: Score | None, task: Task, contaminated: str | None) -> Cell:
