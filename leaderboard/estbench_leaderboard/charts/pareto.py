@@ -5,6 +5,7 @@ draw(board.page(snapshot, query), language)     # SVG, "" where there are no two
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 
 from estbench_leaderboard import board
@@ -81,7 +82,7 @@ def _mark(point: Point, x: svg.Scale, y: svg.Scale) -> str:
     at, fill = x(point.size), svg.ACCENT if point.front else svg.PAPER
     whisker = svg.line(at, y(point.low), at, y(point.high), svg.ACCENT if point.front else svg.GRID, 1.5)
     stroke = svg.ACCENT if point.front else svg.QUIET
-    words = svg.element("title", svg.html.escape(point.name))
+    words = svg.element("title", html.escape(point.name))
     return whisker + svg.element(
         "circle", words, cx=at, cy=y(point.score), r=5, fill=fill, stroke=stroke, stroke_width=1.5
     )
@@ -90,7 +91,7 @@ def _mark(point: Point, x: svg.Scale, y: svg.Scale) -> str:
 def _names(points: list[Point], x: svg.Scale, y: svg.Scale) -> list[str]:
     """Names of the front and of the best, where they do not lie on another name."""
     taken: list[tuple[float, float, float, float]] = []
-    parts = []
+    parts: list[str] = []
     for point in sorted(points, key=lambda point: (not point.front, -point.score)):
         name = point.name if len(point.name) <= 28 else f"{point.name[:27]}…"
         width = len(name) * LETTER
