@@ -20,7 +20,7 @@ from starlette.responses import RedirectResponse, Response
 
 from estbench import __version__
 from estbench.errors import StoreError
-from estbench_leaderboard import responses
+from estbench_leaderboard import api, files, responses
 from estbench_leaderboard.catalogue import CODES
 from estbench_leaderboard.errors import NotFound, PageError
 from estbench_leaderboard.routes import FORMS, PAGES, Page
@@ -40,9 +40,12 @@ def create(site: Site) -> FastAPI:
             for form in (*FORMS, "html"):
                 app.add_api_route(page.path(code, form), _endpoint(site, page, code, form), include_in_schema=False)
     app.add_api_route("/en", lambda: RedirectResponse("/en/", 308), include_in_schema=False)
+    app.include_router(api.router)
+    app.include_router(files.router)
     app.add_exception_handler(PageError, _refused(site))
     app.add_exception_handler(HTTPException, _refused(site))
     app.add_exception_handler(StoreError, _unavailable(site))
+    app.add_middleware(api.OpenToAll)
     app.add_middleware(responses.Pages, site=site)
     return app
 
@@ -63,12 +66,15 @@ def render(
     content = page.function(request, **parts)
     headers = {"x-estbench-version": str(request.snapshot.version), "content-language": code}
     if form == "json":
-        return Response(as_json(content.json), media_type="application/json", headers=headers)
-    if form == "csv":
+        kind, text = "application/json", as_json(content.json)
+    elif form == "csv":
         if content.table is None:
             raise NotFound("table")
-        return Response(as_csv(content.table), media_type="text/csv; charset=utf-8", headers=headers)
-    return Response(site.html(content, request, page.name, parts), media_type="text/html", headers=headers)
+        kind, text = "text/csv; charset=utf-8", as_csv(content.table)
+    else:
+        kind, text = "text/html", site.html(content, request, page.name, parts)
+    # Half a surrogate pair, which a string from outside may hold, has no bytes.
+    return Response(text.encode("utf-8", "replace"), media_type=kind, headers=headers)
 
 
 def _health(site: Site) -> Callable[[], dict[str, Any]]:
@@ -88,7 +94,9 @@ def _refused(site: Site) -> Handler:
             return responses.message(site, request.url.path, error.status, error.key, **error.values)
         status = error.status_code if isinstance(error, HTTPException) else 500
         key = {404: "error.no_page", 405: "error.method"}.get(status, "error.refused")
-        return responses.message(site, request.url.path, status, key, name=request.url.path[:120])
+        answer = responses.message(site, request.url.path, status, key, name=request.url.path[:120])
+        answer.headers.update((error.headers if isinstance(error, HTTPException) else None) or {})  # Allow
+        return answer
 
     return refused
 

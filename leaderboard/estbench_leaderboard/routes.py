@@ -42,7 +42,7 @@ def _page(name: str, et: str, en: str) -> tuple[str, Page]:
 PAGES: dict[str, Page] = dict(
     (
         _page("board", "/", "/"),
-        _page("model", "/mudel/{slug}", "/model/{slug}"),
+        _page("model", "/mudel/{slug:path}", "/model/{slug:path}"),
         _page("tasks", "/ulesanded", "/tasks"),
         _page("task", "/ulesanne/{task:path}", "/task/{task:path}"),
         _page("compare", "/vordlus", "/compare"),
@@ -54,5 +54,6 @@ PAGES: dict[str, Page] = dict(
         _page("about", "/teave", "/about"),
         _page("corrections", "/parandused", "/corrections"),
         _page("submit", "/esita", "/submit"),
+        _page("api", "/api", "/api"),
     )
 )

@@ -48,6 +48,7 @@ class Content:
     title: str = ""
     description: str = ""  # one sentence for search engines and Open Graph
     canonical: str = ""  # the query string of this state, "" or "?…"
+    parts: Mapping[str, str] | None = None  # of its lasting path, where it was asked for by another name
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class Site:
             content=content,
             request=request,
             page=page,
-            parts=parts,
+            parts=parts if content.parts is None else content.parts,
             language=request.language,
             t=request.language.t,
             url=request.url,

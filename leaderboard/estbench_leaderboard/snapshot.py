@@ -166,7 +166,9 @@ class Snapshot:
     def model(self, word: str, board: str | None = None) -> Model | None:
         """The model of a slug, name or fingerprint; of several the one that is ranked, then the newest."""
         found = [model for model in self._models.get(word, ()) if board in (None, model.board)]
-        return max(found, key=lambda model: (model.ranked, model.created)) if found else None
+        # A slug and a fingerprint are one model's own; a name may be given to any.
+        own = [model for model in found if word in (model.slug, model.fingerprint)]
+        return max(own or found, key=lambda model: (model.ranked, model.created), default=None)
 
     def everywhere(self, fingerprint: str) -> list[Model]:
         """A model on each board that has it."""

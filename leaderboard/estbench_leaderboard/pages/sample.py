@@ -1,0 +1,274 @@
+"""An answer: the prompt as sent, what came back, what was expected, how it was scored. All of it is shown as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from estbench.database import queries
+from estbench.runs import Sample
+from estbench_leaderboard import answers
+from estbench_leaderboard.answers import Other
+from estbench_leaderboard.errors import BadRequest, NotFound, Withheld
+from estbench_leaderboard.pages.run import row_of, shows_items, tasks_of
+from estbench_leaderboard.pages.runs import of_run
+from estbench_leaderboard.shown import LIMIT, MOST, Shown, as_text, fit, line, shown
+from estbench_leaderboard.site import Content, Request
+
+KNOWN = ("index", "text", "tokens", "finish", "logprob", "greedy", "thinking", "thinking_tokens")  # of a response
+JUDGES = ("judge", "judges", "judgment", "judgments", "votes")
+VOTE = {
+    "judge": ("judge", "model", "name"),
+    "vote": ("vote", "verdict", "score", "label", "winner"),
+    "reason": ("reason", "reasons", "rationale", "explanation", "comment"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A choice whose log-likelihood was asked."""
+
+    number: int  # from 1 on
+    logprob: float
+    share: float  # of the likelihood of all options
+    chosen: bool
+    gold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What a judge said."""
+
+    judge: str
+    vote: str
+    reason: str
+    rest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A metric of this document."""
+
+    metric: str
+    value: float | None  # of this document by itself
+    unit: str
+    primary: bool
+    stored: str  # what the corpus metric keeps of it; "" where that is the value
+
+
+def page(request: Request, run: str, doc: str, task: str) -> Content:
+    """The page of an answer. Withheld: documents of the task are not published."""
+    row = row_of(request, run)
+    tasks = tasks_of(request, run)
+    if task not in tasks:
+        raise NotFound("task", task)
+    if not shows_items(request, tasks[task]):
+        raise Withheld(task)
+    whole = request.parameters.get("all", "").strip()
+    if whole not in ("", "yes"):
+        raise BadRequest("all", whole)
+    database = request.site.database
+    place = answers.neighbours(database, run, task, doc)
+    if place is None:
+        raise NotFound("document", doc)
+    found = queries.sample(database, run, task, doc)
+    prompt = queries.prompt(database, found.sample.prompt_hash)
+    others = answers.others(request, task, doc, but=run)
+    scored = _values(request, run, task, found.sample)
+    limit = MOST if whole else LIMIT
+    parts = {
+        "prompt": shown(prompt, limit),
+        "target": shown(_target(found), limit),
+        "answer": shown(answers.preview(found.sample.answer, found.responses), limit),
+    }
+    title = request.language.pick((tasks[task].card or {}).get("title")) or task
+    return Content(
+        template="sample.html",
+        values=parts
+        | {
+            "row": row,
+            "model": of_run(request, row),
+            "task": tasks[task],
+            "title": title,
+            "sample": found.sample,
+            "place": place,
+            "texts": [(number, shown(text, limit)) for number, text in answers.texts(found.responses)],
+            "thinking": [shown(as_text(part), limit) for part in _parts(found.responses, "thinking")],
+            "ends": _ends(found.responses),
+            "options": options(found),
+            "values": scored,
+            "votes": [_seen(vote, limit) for vote in votes(found.responses)],
+            "extra": [(name, shown(text, limit)) for name, text in extra(found.responses)],
+            "others": [_other(other, scored) for other in others],
+            "error": "" if found.sample.error is None else fit(found.sample.error),
+            "whole": bool(whole),
+        },
+        json=as_data(request, run, place, found, prompt, scored, others),
+        table=_table(found, prompt, scored),
+        title=request.t("run.sample.title", title=title, number=place["position"] + 1, model=row.model),
+        description=request.t("run.sample.description", title=title, model=row.model),
+    )
+
+
+def _target(found: queries.StoredSample) -> str:
+    target = found.sample.target
+    return "" if target is None else answers.preview(target, found.responses)
+
+
+def _parts(responses: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    return [response[key] for response in responses if response.get(key)]
+
+
+def _ends(responses: Sequence[Mapping[str, Any]]) -> list[tuple[str, int | None]]:
+    """How generated answers ended, and after how many tokens."""
+    return [
+        (line(as_text(response["finish"])), response.get("tokens") if isinstance(response.get("tokens"), int) else None)
+        for response in responses
+        if response.get("finish")
+    ]
+
+
+def options(found: queries.StoredSample) -> list[Option]:
+    """The options with their log-probabilities; none where a text was generated."""
+    numbers = [response.get("logprob") for response in found.responses]
+    known = [float(number) for number in numbers if isinstance(number, int | float) and math.isfinite(number)]
+    if len(known) < 2 or len(known) < len(numbers):
+        return []
+    top = max(known)
+    weights = [math.exp(number - top) for number in known]
+    sample = found.sample
+    return [
+        Option(at + 1, number, weights[at] / sum(weights), sample.answer == at, sample.target == at)
+        for at, number in enumerate(known)
+    ]
+
+
+def votes(responses: Sequence[Mapping[str, Any]]) -> list[Vote]:
+    """What judges said, in whatever shape a record has it."""
+    found: list[Vote] = []
+    for response in responses:
+        for key in JUDGES:
+            record = response.get(key)
+            many = record if isinstance(record, list) else [record] if record is not None else []
+            found += [_vote(one) for one in many]
+    return found
+
+
+def _vote(record: Any) -> Vote:
+    if not isinstance(record, Mapping):
+        return Vote("", as_text(record), "", "")
+    used: dict[str, str] = {}
+    for name, keys in VOTE.items():
+        used[name] = next((key for key in keys if record.get(key) is not None), "")
+    rest = {key: value for key, value in record.items() if key not in used.values()}
+    said = {name: as_text(record[key]) if key else "" for name, key in used.items()}
+    return Vote(**said, rest=as_text(rest) if rest else "")
+
+
+def extra(responses: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Whatever else a response holds."""
+    return [
+        (str(name), as_text(value))
+        for response in responses
+        for name, value in response.items()
+        if name not in (*KNOWN, *JUDGES) and value is not None
+    ]
+
+
+def _values(request: Request, run: str, task: str, sample: Sample) -> list[Value]:
+    """The values of this document, those that are scores first."""
+    rows = queries.scores(request.site.database, runs=[run], tasks=[task])
+    scores = {row.score.metric: row.score for row in rows}
+    made = []
+    for metric in sorted(
+        sample.values, key=lambda name: (name not in scores, name not in scores or not scores[name].primary, name)
+    ):
+        stored, score = sample.values[metric], scores.get(metric)
+        number = answers.single(metric, stored)
+        kept = "" if isinstance(stored, int | float) else as_text(stored)
+        unit = score.unit if score is not None else "number"
+        made.append(Value(metric, number, unit, score is not None and score.primary, fit(kept)))
+    return made
+
+
+def _seen(vote: Vote, limit: int) -> dict[str, Any]:
+    """A vote for the page: a reason may hold anything."""
+    reason = shown(vote.reason, limit) if vote.reason else None
+    return {"judge": line(vote.judge), "vote": line(vote.vote), "reason": reason, "rest": fit(vote.rest)}
+
+
+def _other(other: Other, scored: Sequence[Value]) -> dict[str, Any]:
+    """Another model's answer, with the value of the same metric."""
+    first = next((value for value in scored if value.primary), None)
+    stored = other.sample.sample.values.get(first.metric) if first else None
+    value = answers.single(first.metric, stored) if first and stored is not None else None
+    unit = first.unit if first else ""
+    return {"name": other.model.name, "run": other.run, "text": _short(other), "value": value, "unit": unit}
+
+
+def _short(other: Other) -> Shown:
+    """What it answered: the engine's text, or the option."""
+    texts = [text for _, text in answers.texts(other.sample.responses)]
+    return shown(texts[0] if texts else answers.preview(other.sample.sample.answer, other.sample.responses), LIMIT)
+
+
+def as_data(
+    request: Request,
+    run: str,
+    place: Mapping[str, Any],
+    found: queries.StoredSample,
+    prompt: str,
+    scored: Sequence[Value],
+    others: Sequence[Other],
+) -> dict[str, Any]:
+    """The page as plain data, texts whole."""
+    sample = found.sample
+    return {
+        "run": run,
+        "task": sample.task,
+        "doc": sample.doc_hash,
+        "doc_id": sample.doc_id,
+        "position": place["position"],
+        "documents": place["total"],
+        "previous": place["previous"],
+        "next": place["next"],
+        "cluster": fit(sample.cluster),
+        "cluster_mates": [mate for _, mate in place["mates"]],
+        "prompt": fit(prompt),
+        "prompt_hash": sample.prompt_hash,
+        "responses": fit(found.responses),
+        "answer": fit(sample.answer),
+        "target": fit(sample.target),
+        "parse_failure": sample.parse_failure,
+        "error": fit(sample.error),
+        "scores": [{"metric": value.metric, "value": value.value, "unit": value.unit} for value in scored],
+        "values": fit(sample.values),
+        "options": options(found),
+        "votes": fit([{name: getattr(vote, name) for name in Vote.__slots__} for vote in votes(found.responses)]),
+        "others": [
+            {
+                "model": other.model.slug,
+                "run": other.run,
+                "answer": fit(other.sample.sample.answer),
+                "responses": fit(other.sample.responses),
+                "values": fit(other.sample.sample.values),
+            }
+            for other in others
+        ],
+    }
+
+
+def _table(
+    found: queries.StoredSample, prompt: str, scored: Sequence[Value]
+) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    """Part, name and value, a line each."""
+    sample = found.sample
+    rows: list[list[Any]] = [["prompt", "", fit(prompt)]]
+    rows += [["response", number, fit(text)] for number, text in answers.texts(found.responses)]
+    rows += [["option", option.number, option.logprob] for option in options(found)]
+    rows += [["answer", "", fit(as_text(sample.answer))], ["target", "", fit(as_text(sample.target))]]
+    rows += [["score", value.metric, value.value] for value in scored]
+    rows += [["vote", fit(vote.judge), fit(f"{vote.vote} {vote.reason}".strip())] for vote in votes(found.responses)]
+    return ("part", "name", "value"), rows
