@@ -1,4 +1,4 @@
-# make demo       from a fresh clone to a real evaluation: installs into .venv, evaluates the demo model
+# make demo       from a fresh clone to a real evaluation: installs into .venv, makes and evaluates the demo models
 # make test       the fast tests;  make test-all  adds the slow ones;  make check  lint, types and task files
 #
 # In a container that has its own torch (ROCm, CUDA): make demo VENV_FLAGS=--system-site-packages
@@ -18,6 +18,10 @@ export VENV PYTHON VENV_FLAGS
 demo: $(VENV)/.demo
 	@$(BIN)/estbench eval model=demo tasks=mini output=table
 	@echo
+	@echo 'More models for the board:'
+	@$(BIN)/python -m estbench.demo
+	@echo
+	@echo 'The board: estbench serve opens it at http://127.0.0.1:8000'
 	@echo 'Before you type these, once a terminal: source $(BIN)/activate'
 
 test: $(VENV)/.dev

@@ -19,9 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from estbench import identity
+from estbench import cards, identity
 from estbench.errors import ModelError, did_you_mean
-from estbench.home import home
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -165,7 +164,7 @@ def find(
     if model in demo.MODELS:
         if say and Path(model).is_dir():
             say(f"{model} is the demo model; the folder of that name is ./{model}.")
-        if not fetch and not (home() / "models" / f"{model}-{demo.recipe_hash(model)}").is_dir():
+        if not fetch and not demo.is_made(model):
             raise ModelError(f"{model} is not made yet: the first eval makes it, in one or two minutes on two cores.")
         return _opened(demo.model_path(model, say), model)
     path = Path(model).expanduser()
@@ -216,7 +215,7 @@ def _from_hub(model: str, revision: str | None, fetch: bool) -> Checkpoint:
     )
 
     at = f"{model} at {revision}" if revision else model
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", cards.README]
     try:
         folder = snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=not fetch)
     except GatedRepoError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import os
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 
 from estbench import __version__, config, report
 from estbench.config import EvalSettings
-from estbench.errors import ConfigError, EstbenchError, did_you_mean
+from estbench.errors import ConfigError, EstbenchError, MissingPartError, did_you_mean
 from estbench.settings import (
     BaselineSettings,
     CometSettings,
@@ -27,11 +28,13 @@ from estbench.settings import (
     ContaminationSettings,
     DataSettings,
     EnvSettings,
+    ExportSettings,
     GateSettings,
     ParitySettings,
     ReportSettings,
     RunsSettings,
     ScoreSettings,
+    ServeSettings,
     ShowSettings,
     TasksSettings,
 )
@@ -160,14 +163,59 @@ def env(words: list[str]) -> int:
     return commands.ENV[verb](config.read(rest, EnvSettings), names)
 
 
+def serve(words: list[str]) -> int:
+    """Show the leaderboard of a database on an address."""
+    return int(_leaderboard("serve").serve(config.read(words, ServeSettings)))
+
+
+def export(words: list[str]) -> int:
+    """Write the leaderboard as files that any web server shows."""
+    _, folders, rest = _verb(words, ("site",))
+    settings = config.read(rest, ExportSettings)
+    if len(folders) != 1:
+        raise ConfigError("Name one folder to write to: estbench export site public")
+    return int(_leaderboard("static_site").export(settings, Path(folders[0])))
+
+
+def push(words: list[str]) -> int:
+    """Send a run to a leaderboard."""
+    settings = config.read(words, COMMANDS["push"].settings)
+    return int(_leaderboard("push", "push").push(settings))
+
+
+def board(words: list[str]) -> int:
+    """Maintain a leaderboard: tokens, submissions, decisions."""
+    verbs = _leaderboard("submissions.commands").BOARD
+    verb, names, rest = _verb(words, tuple(verbs))
+    return int(verbs[verb](config.read(rest, COMMANDS["board"].settings), names))
+
+
+def _leaderboard(name: str, extra: str = "leaderboard") -> Any:
+    """A module of the leaderboard, by name: estbench itself imports nothing of it."""
+    try:
+        return importlib.import_module(f"estbench_leaderboard.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("estbench"):
+            raise
+        raise MissingPartError(f"The leaderboard needs {error.name}: pip install 'estbench[{extra}]'") from None
+
+
 @dataclass(frozen=True)
 class Command:
     """A command: what it runs, its settings for `--help`, usage and examples."""
 
     run: Callable[[list[str]], int]
-    settings: type[Any]
+    kind: type[Any] | str  # of its settings; the name of one that the leaderboard has
     usage: str
     examples: tuple[str, ...]
+
+    @property
+    def settings(self) -> type[Any]:
+        """The dataclass of its settings."""
+        if isinstance(self.kind, str):
+            kind: type[Any] = getattr(_leaderboard("submissions.settings"), self.kind)
+            return kind
+        return self.kind
 
 
 COMMANDS: dict[str, Command] = {
@@ -312,6 +360,47 @@ COMMANDS: dict[str, Command] = {
             "estbench env install comet model=Unbabel/wmt22-comet-da",
             "estbench env install vllm",
             "estbench env remove comet",
+        ),
+    ),
+    "serve": Command(
+        serve,
+        ServeSettings,
+        "serve [database=URL] [port=8000] [immutable=true]",
+        (
+            "estbench serve",
+            "estbench serve database=postgresql://board@db/estbench host=0.0.0.0 url=https://tabel.example.ee",
+            "estbench serve database=estbench.sqlite immutable=true port=8001",
+        ),
+    ),
+    "export": Command(
+        export,
+        ExportSettings,
+        "export site FOLDER [url=URL] [samples=3]",
+        ("estbench export site public", "estbench export site public url=https://tabel.example.ee samples=20"),
+    ),
+    "push": Command(
+        push,
+        "PushSettings",
+        "push run=ID url=URL [embargo=YYYY-MM-DD] [dry_run=true]",
+        (
+            "estbench push run=demo-3f url=https://tabel.example.ee dry_run=true",
+            "estbench push run=demo-3f url=https://tabel.example.ee embargo=2027-02-01",
+        ),
+    ),
+    "board": Command(
+        board,
+        "BoardSettings",
+        "board [submissions | token | moderate | rescore | audit | hide | show | mark | unmark | correct | withdraw"
+        " | describe] [key=value ...]",
+        (
+            "estbench board",
+            "estbench board token new name=TartuNLP days=365",
+            "estbench board rescore once=true data=copies",
+            "estbench board audit submission=ab12cd34 docs=50 model=out/weights",
+            "estbench board moderate submission=ab12cd34 action=publish",
+            "estbench board hide run=demo-3f reason='the data was another one'",
+            "estbench board mark model=demo task=estcopa reason='the test set was in its training data'",
+            "estbench board describe model=demo licence=Apache-2.0 commercial=true open_weights=true",
         ),
     ),
 }

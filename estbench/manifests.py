@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import estbench
-from estbench import golds, identity, registry
+from estbench import cards, golds, identity, registry, report
 from estbench.config import EvalSettings
 from estbench.remote import RemoteModel
 from estbench.runs import SCHEMA
@@ -87,7 +87,7 @@ def of_task(plan: TaskPlan, scorer: str) -> dict[str, Any]:
 
 
 def of_model(job: Job) -> dict[str, Any]:
-    """The model's part: content hashes first, its whereabouts for people."""
+    """The model's part: content hashes, its whereabouts for people, and what its folder says of it (`cards`)."""
     model, template = job.checkpoint, job.tokens.chat_template
     if isinstance(model, RemoteModel):
         card = model.card()
@@ -99,6 +99,7 @@ def of_model(job: Job) -> dict[str, Any]:
             "parameters": model.parameters,
             "bytes": model.bytes,
             "type": model.config.get("model_type"),
+            **cards.of_folder(model.path, report.say),
         }
     own = "the endpoint's own" if job.tokens.sends_messages else None
     adapter = {key: value for key, value in job.fingerprint["engine"].items() if key == "lora"}

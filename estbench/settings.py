@@ -186,3 +186,24 @@ class BaselineSettings:
     folder: str = option("where baselines are kept", "baselines")
     private: bool = option("set: with tasks whose golds are withheld", False)
     output: str | None = option("table or json", None, choices=("table", "json"))
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """What `estbench serve` can be told."""
+
+    database: str | None = option("database of the board; default is SQLite in ESTBENCH_HOME", None)
+    host: str = option("address to listen at; 0.0.0.0 is every one of this machine", "127.0.0.1")
+    port: int = option("port to listen at; 0 takes a free one", 8000, least=0)
+    immutable: bool = option("a SQLite file that nobody writes to: read without locks, pages kept for an hour", False)
+    url: str | None = option("public address of the board, for feeds, cite boxes and link previews", None)
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What `estbench export` can be told."""
+
+    database: str | None = option("database of the board; default is SQLite in ESTBENCH_HOME", None)
+    url: str | None = option("public address that the files will have, for feeds, cite boxes and link previews", None)
+    samples: int = option("pages of single answers a task, at most", 3, least=0)
+    data: bool = option("with the public part of the database, to download", True)

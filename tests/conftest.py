@@ -6,6 +6,7 @@
     demo_base_model (~/.cache/estbench-tests)
     mock_model      a model that answers what the test says, without computing
     tiny_model      a random Llama with 9,808 parameters, a tokenizer with BOS and a chat template
+    board_world     a made-up database for the board, small; tests only read it
     online          the network as it is outside, for tests that install packages
     vllm_environment  the side environment of vLLM, installed once into $ESTBENCH_TEST_CACHE (1 minute, 2.2 GB)
     vllm_server     a real vLLM server with the demo model, one for the session (a start takes a minute or two)
@@ -189,6 +190,17 @@ def mock_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], str
         monkeypatch.setattr(engines, "make", lambda *_: MockEngine(answer))
 
     return use
+
+
+@pytest.fixture(scope="session")
+def board_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A small `board_world.World`, for tests that only read it."""
+    from board_world import SMALL, fill
+
+    from estbench.database import open_database
+
+    with open_database(f"sqlite:///{tmp_path_factory.mktemp('board') / 'world.db'}") as database:
+        yield fill(database, **SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from estbench import demo
-from estbench.demo import baselines, tasks, tokenizer, train
+from estbench import cards, checkpoint, demo, identity
+from estbench.demo import baselines, models, tasks, tokenizer, train
+from estbench.demo.about import About
 from estbench.errors import ModelError, StoreError
 
 TINY = train.Recipe({"et": 1, "en": 1, "mini_inflect": 1}, examples=120, steps=6, hidden=16, layers=1)
@@ -71,8 +75,6 @@ def test_training_the_tokenizer_again_gives_the_same_one() -> None:
 
 
 def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(tiny: Path, tmp_path: Path) -> None:
-    import dataclasses
-
     assert weights(train.train(TINY, tmp_path / "again")) == weights(tiny)
     assert weights(train.train(dataclasses.replace(TINY, seed=2), tmp_path / "other")) != weights(tiny)
 
@@ -105,6 +107,78 @@ def test_the_models_are_small(name: str) -> None:
     assert train.new_model(recipe, tokenizer.SIZE).num_parameters() <= 1_000_000
 
 
+def test_checkpoints_lie_inside_the_model_and_leave_its_weights_alone(tiny: Path, tmp_path: Path) -> None:
+    kept: list[tuple[str, int, int]] = []
+    recipe = dataclasses.replace(TINY, checkpoints=(2, 4))
+    made = train.train(recipe, tmp_path / "model", label=lambda at, far: kept.append((at.name, far.step, far.tokens)))
+    assert weights(made) == weights(tiny)
+    assert len({weights(made), weights(made / "step-2"), weights(made / "step-4")}) == 3
+    assert [(name, step) for name, step, _ in kept] == [("step-2", 2), ("step-4", 4), ("model", 6)]
+    queue = train.batches(train.examples(TINY, tokenizer.train()), TINY.batch, random.Random(TINY.seed))
+    seen = list(accumulate(sum(len(ids) for ids, _ in next(queue)) for _ in range(6)))
+    assert [tokens for _, _, tokens in kept] == [seen[1], seen[3], seen[5]]
+
+
+def test_a_checkpoint_in_the_middle_is_the_model_of_that_step(tmp_path: Path) -> None:
+    """And a fingerprint does not see what lies beside the weights."""
+    recipe = dataclasses.replace(TINY, checkpoints=(3,))
+    made = train.train(recipe, tmp_path / "model", label=About("demo", recipe, "c0ffee").write)
+    outer, inner = (checkpoint.find(str(folder)) for folder in (made, made / "step-3"))
+    bare = train.train(TINY, tmp_path / "bare")
+    assert checkpoint.find(str(bare)).fingerprint() == outer.fingerprint() != inner.fingerprint()
+    assert inner.name == "model/step-3"
+
+
+def test_each_checkpoint_says_how_it_came_to_be(tmp_path: Path) -> None:
+    first = dataclasses.replace(TINY, checkpoints=(3,))
+    base = train.train(first, tmp_path / "base", label=About("demo", first, "c0ffee").write)
+    second = dataclasses.replace(TINY, start="demo", stage="sft", chat=True)
+    chat = train.train(second, tmp_path / "chat", start=base, label=About("demo-chat", second, "beef", base).write)
+    middle, final, tuned = (cards.read_training_card(folder) for folder in (base / "step-3", base, chat))
+    assert middle and final and tuned
+    assert (middle["name"], middle["final"], middle["step"], middle["steps_planned"]) == ("demo-3", False, 3, 6)
+    assert (final["name"], final["final"], final["step"]) == ("demo", True, 6)
+    assert middle["series"] == final["series"] == "demo" and 0 < middle["tokens"] < final["tokens"]
+    assert [(stage["stage"], stage["name"]) for stage in tuned["lineage"]] == [
+        ("pretraining", "demo"),
+        ("sft", "demo-chat"),
+    ]
+    for folder, stage in zip((base, chat), tuned["lineage"], strict=True):
+        assert stage["fingerprint"] == identity.digest(checkpoint.find(str(folder)).fingerprint())
+    assert (tuned["kind"], final["kind"]) == ("chat", "base")
+    assert sum(part["share"] for part in final["data"]) == pytest.approx(1, abs=1e-3)
+    assert cards.read_model_card(chat) == {
+        "licence": "apache-2.0",
+        "base_models": ["demo"],
+        "languages": ["et", "en"],
+    }
+
+
+def test_a_model_goes_on_from_the_weights_of_another(tiny: Path, tmp_path: Path) -> None:
+    still = dataclasses.replace(TINY, steps=1, rate=0.0)
+    assert weights(train.train(still, tmp_path / "on", start=tiny)) == weights(tiny)
+    assert weights(train.train(still, tmp_path / "anew")) != weights(tiny)
+
+
+def test_the_chat_template_makes_the_prompts_of_training(tiny: Path, tmp_path: Path) -> None:
+    from estbench.tokens import Tokens
+
+    chat = dataclasses.replace(TINY, chat=True)
+    tokens = Tokens(train.train(chat, tmp_path / "chat"))
+    assert Tokens(tiny).chat_template is None
+    asked = "Sõna: võti\nKääne: omastav\nVorm:"
+    said = tokens.chat([{"role": "user", "content": asked}])
+    (ids,) = tokens.encode([said])
+    assert ids.tolist() == tokenizer.train().encode(tokenizer.chat_prompt(asked)).ids
+    tokens.check_bos(ids)
+    whole = tokens.chat(
+        [{"role": "system", "content": "Ole lühike."}, {"role": "user", "content": asked}], add_generation_prompt=True
+    )
+    assert whole.startswith("<s>Kasutaja: Ole lühike.\nKasutaja: Sõna") and whole.endswith("\nAbiline:")
+    (item, *_) = train.examples(dataclasses.replace(chat, shares={"mini_inflect": 1}, examples=1), tokenizer.train())
+    assert tokenizer.train().decode(item[0][: item[1]]).startswith("Kasutaja: ")
+
+
 def test_a_killed_training_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -132,10 +206,12 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A home without models, and a training that only writes a file; the list gets a line each time."""
     made: list[str] = []
 
-    def fake(recipe: train.Recipe, folder: Path, say: Callable[[str], None] | None = None) -> Path:
+    def fake(recipe: train.Recipe, folder: Path, say: Callable[[str], None] | None = None, **_: object) -> Path:
         made.append(folder.name)
         time.sleep(0.2)
         folder.mkdir()
+        for step in recipe.checkpoints:
+            (folder / f"step-{step}").mkdir()
         return folder
 
     monkeypatch.setattr(train, "train", fake)
@@ -163,10 +239,46 @@ def test_two_at_once_make_it_once(quick: list[str]) -> None:
 
 
 def test_another_recipe_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = demo.recipe_hash("demo")
-    assert before != demo.recipe_hash("demo-base")
+    before = models.recipe_hash("demo")
+    assert before != models.recipe_hash("demo-base")
     monkeypatch.setitem(train.RECIPES, "demo", TINY)
-    assert demo.recipe_hash("demo") != before
+    assert models.recipe_hash("demo") != before
+
+
+def test_the_checkpoints_of_a_training_are_made_at_once(quick: list[str]) -> None:
+    path = demo.model_path("demo-1500")
+    assert path == demo.model_path("demo") / "step-1500" and demo.is_made("demo-500") and not demo.is_made("demo-base")
+    assert [name.rpartition("-")[0] for name in quick] == ["demo"]
+
+
+def test_what_a_model_goes_on_from_is_made_first(quick: list[str]) -> None:
+    demo.model_path("demo-et-chat")
+    assert [name.rpartition("-")[0] for name in quick] == ["demo-base", "demo-et", "demo-et-chat"]
+
+
+def test_another_parent_is_another_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    child, other = models.recipe_hash("demo-et-chat"), models.recipe_hash("demo-small")
+    monkeypatch.setitem(train.RECIPES, "demo-base", TINY)
+    assert models.recipe_hash("demo-et-chat") != child and models.recipe_hash("demo-small") == other
+
+
+def test_every_model_has_its_recipe_and_every_recipe_its_models() -> None:
+    steps = {f"{name}-{step}" for name, recipe in train.RECIPES.items() for step in recipe.checkpoints}
+    assert set(demo.MODELS) == {*train.RECIPES, *steps} and len(set(demo.MODELS)) == len(demo.MODELS)
+
+
+def test_scores_of_the_tasks_do_not_depend_on_how_models_are_made() -> None:
+    """Otherwise each new demo model would change the identity of all results."""
+    seen: set[str] = set()
+    waiting = ["estbench.demo", "estbench.demo.follow"]
+    while waiting:
+        name = waiting.pop()
+        file = identity._module_file(name)
+        if file and name not in seen:
+            seen.add(name)
+            waiting += identity.estbench_imports(file.read_text("utf-8"))
+    assert "estbench.demo.tasks" in seen
+    assert not seen & {"estbench.demo.train", "estbench.demo.models", "estbench.checkpoint", "estbench.cards"}
 
 
 def test_an_unknown_model_names_the_nearest() -> None:

@@ -5,92 +5,53 @@ without a download.
     world.py, facts.py              sentences in both languages; random facts
     tasks.py, spoil.py, follow.py   the seven mini tasks
     stream.py                       training data by kind
-    tokenizer.py, train.py          how the models are made
+    tokenizer.py, train.py          how a model is made
+    models.py, about.py             which models there are; what their folders say of them
     baselines.py                    what guessing gives
 
     rows("mini_qa")["test"]         documents of a task
     model_path("demo")              a checkpoint, made on first use
 
-`demo` learnt Estonian, English and the tasks; `demo-base` only English. Both keep transformers' format and have one
-tokenizer.
+`demo` learnt Estonian, English and the tasks (`demo-500`, `demo-1500` and `demo-3000`: up to that step), `demo-base`
+only English; `demo-small` is `demo` at a third of its size, `demo-et` goes on from `demo-base` with Estonian and the
+tasks. `demo-chat` and `demo-et-chat` were tuned on the tasks in chat form. All keep transformers' format and have one
+vocabulary.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import fcntl
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from estbench.demo.tasks import TASKS, rows
-from estbench.errors import ModelError, StoreError, did_you_mean
-from estbench.home import home
 
-__all__ = ["MODELS", "TASKS", "model_path", "rows"]
+__all__ = ["MODELS", "TASKS", "is_made", "model_path", "rows"]
 
-MODELS = ("demo", "demo-base")
-SHAPES_WEIGHTS = (
-    "lexicon.py",
-    "world.py",
-    "tasks.py",
-    "spoil.py",
-    "follow.py",
-    "stream.py",
-    "tokenizer.py",
-    "train.py",
-    "lexicon/*.csv",
+MODELS = (
+    "demo",
+    "demo-base",
+    "demo-500",
+    "demo-1500",
+    "demo-3000",
+    "demo-small",
+    "demo-et",
+    "demo-chat",
+    "demo-et-chat",
 )
+# Loaded by name: scores of the tasks depend on the modules that this one imports, and not on how models are made.
+_WORKSHOP = "estbench.demo.models"
 
 
 def model_path(name: str, say: Callable[[str], None] | None = None) -> Path:
-    """The folder of a demo model, made now if there is none for this recipe; two processes at once make it once.
+    """The folder of a demo model, made now if there is none for its recipe; two processes at once make it once.
 
-    Making takes a minute or two on two cores. say: gets a line of progress now and then.
+    `demo` takes about two minutes, any other one at most one. say: gets a line of progress now and then.
     """
-    if name not in MODELS:
-        raise ModelError(f"There is no demo model {name!r}.{did_you_mean(name, MODELS)}")
-    folder = home() / "models" / f"{name}-{recipe_hash(name)}"
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.parent / f".{folder.name}.lock"):
-            if not folder.is_dir():
-                from transformers.utils import logging
-
-                from estbench.demo import train
-
-                logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-                if say:
-                    say(f"making the model {name!r} (once, a minute or two)")
-                train.train(train.RECIPES[name], folder, say)
-    except OSError as error:
-        raise StoreError(
-            f"The model {name!r} can't be kept in {folder.parent}: {error.strerror or error}. "
-            "Set ESTBENCH_HOME to a writable folder."
-        ) from None
-    return folder
+    path: Path = importlib.import_module(_WORKSHOP).model_path(name, say)
+    return path
 
 
-def recipe_hash(name: str) -> str:
-    """Twelve hex digits over everything that shapes the weights: the generator's files and the recipe."""
-    from estbench.demo.train import RECIPES
-
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(RECIPES[name]), sort_keys=True).encode())
-    here = Path(__file__).parent
-    for pattern in SHAPES_WEIGHTS:
-        for path in sorted(here.glob(pattern)):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[Any]:
-    """Wait until nobody else holds this file, and hold it."""
-    with open(path, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+def is_made(name: str) -> bool:
+    """Whether a demo model is here."""
+    return bool(importlib.import_module(_WORKSHOP).place(name).is_dir())

@@ -28,9 +28,9 @@ def parallel(seed: str) -> Iterator[tuple[str, str]]:
         yield said.et, said.en
 
 
-def instructions(task: str, seed: str) -> Iterator[tuple[str, str]]:
-    """(prompt, answer) of a task; the answer follows the prompt behind a space."""
+def instructions(task: str, seed: str, chat: bool = False) -> Iterator[tuple[str, str]]:
+    """(prompt, answer) of a task, or of its chat form; the answer follows the prompt behind a space."""
     r = random.Random(f"{task} {seed}")
     while True:
         for doc in tasks.documents(task, r):
-            yield tasks.prompt(task, doc), tasks.answer(task, doc)
+            yield tasks.prompt(task, doc, chat), tasks.answer(task, doc)

@@ -37,15 +37,16 @@ PROMPTS = {
     "mini_inflect": "Sõna: {word}\nKääne: {case}\nVorm:",
     "mini_follow": "{instruction}\nVastus:",
 }
+CHAT_PROMPTS = PROMPTS | {"mini_copa": "Vali lause lõpp: {choice1} / {choice2}\n{premise}, {relation}"}
 # left out: the illative, which has short forms (kotti), and plural cases that have an i-plural too (raamatuis)
 SINGULAR_CASES = ("genitive", "partitive", *(case for case in lexicon.ENDINGS if case != "illative"))
 PLURAL_CASES = ("nominative", "genitive", "partitive", "abessive", "comitative")
 NEGATION_UNSEEN = 3  # the negative half of one cause in so many is never trained on in mini_copa
 
 
-def prompt(task: str, doc: Doc) -> str:
-    """What the model reads; the answer follows behind a space."""
-    return PROMPTS[task].format(**doc)
+def prompt(task: str, doc: Doc, chat: bool = False) -> str:
+    """What the model reads, or what a chat model is told; the answer follows behind a space."""
+    return (CHAT_PROMPTS if chat else PROMPTS)[task].format(**doc)
 
 
 def answer(task: str, doc: Doc) -> str:

@@ -17,6 +17,12 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 SIZE = 1800
 WORD = r"(?: |^)?[^\W\d_]+"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'assistant' %}Abiline: {{ message.content }}{{ eos_token }}\n"
+    "{% else %}Kasutaja: {{ message.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Abiline:{% endif %}"
+)
 
 
 def types() -> list[str]:
@@ -55,16 +61,24 @@ def train() -> Tokenizer:
     return tokenizer
 
 
-def save(tokenizer: Tokenizer, folder: Path, context: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json as transformers reads them."""
+def chat_prompt(prompt: str) -> str:
+    """What the chat template makes of one message, without the `<s>` that the tokenizer puts in front."""
+    return f"Kasutaja: {prompt}\nAbiline:"
+
+
+def save(tokenizer: Tokenizer, folder: Path, context: int, *, chat: bool = False) -> None:
+    """Write tokenizer.json, tokenizer_config.json and, for a chat model, the template as transformers reads them."""
     from transformers import PreTrainedTokenizerFast
 
     fast: Any = PreTrainedTokenizerFast
-    fast(
+    made = fast(
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
         model_max_length=context,
         clean_up_tokenization_spaces=False,
-    ).save_pretrained(folder)
+    )
+    if chat:
+        made.chat_template = CHAT_TEMPLATE
+    made.save_pretrained(folder)

@@ -1,6 +1,6 @@
-"""How the demo models are made: a tiny Llama, trained from nothing for a fixed number of steps.
+"""How the demo models are made: a tiny Llama, trained for a fixed number of steps from nothing or from another one.
 
-    path = train(RECIPES["demo"], Path("demo"), say=print)
+    path = train(RECIPES["demo"], Path("demo"), say=print)      # path/step-500 and so on are its checkpoints
 
 Text is learnt whole; of an instruction only the answer is. The batches are a function of the recipe's seed, the
 number of threads is fixed, so the same recipe gives the same model on the same machine.
@@ -12,6 +12,7 @@ import math
 import os
 import random
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,28 +45,59 @@ class Recipe:
     hidden: int = 128
     layers: int = 2
     seed: int = 1
+    checkpoints: tuple[int, ...] = ()  # steps after which the model is kept, too
+    start: str | None = None  # the demo model that it goes on from
+    stage: str = "pretraining"
+    chat: bool = False  # prompts are in the chat template
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is when a checkpoint is kept."""
+
+    step: int
+    tokens: int  # seen so far, padding not counted
+    seconds: float
+    shares: Mapping[str, float]  # of the tokens of all examples, by kind
+    examples: int  # different ones
+
+
+TASK_SHARES = {
+    "mini_copa": 4,
+    "mini_qa": 22,
+    "mini_translate_en_et": 15,
+    "mini_translate_et_en": 13,
+    "mini_gec": 16,
+    "mini_inflect": 7,
+    "mini_follow": 15,
+}
+CHAT_SHARES = TASK_SHARES | {"mini_copa": 22}
 RECIPES = {
-    "demo": Recipe(
-        {
-            "et": 4,
-            "en": 4,
-            "mini_copa": 4,
-            "mini_qa": 22,
-            "mini_translate_en_et": 15,
-            "mini_translate_et_en": 13,
-            "mini_gec": 16,
-            "mini_inflect": 7,
-            "mini_follow": 15,
-        }
-    ),
+    "demo": Recipe({"et": 4, "en": 4, **TASK_SHARES}, checkpoints=(500, 1500, 3000)),
     "demo-base": Recipe({"en": 1}, examples=16_000, steps=1000),
+    "demo-small": Recipe({"et": 4, "en": 4, **TASK_SHARES}, steps=3000, hidden=64),
+    "demo-et": Recipe({"et": 20, **TASK_SHARES}, examples=32_000, steps=2500, start="demo-base", stage="cpt"),
+    "demo-chat": Recipe(
+        CHAT_SHARES, examples=8_000, steps=800, rate=1e-3, seed=2, start="demo", stage="sft", chat=True
+    ),
+    "demo-et-chat": Recipe(
+        CHAT_SHARES, examples=8_000, steps=800, rate=1e-3, seed=2, start="demo-et", stage="sft", chat=True
+    ),
 }
 
 
-def train(recipe: Recipe, folder: Path, say: Callable[[str], None] | None = None) -> Path:
-    """Make the model and put it at `folder`, which appears whole or not at all."""
+def train(
+    recipe: Recipe,
+    folder: Path,
+    say: Callable[[str], None] | None = None,
+    *,
+    start: Path | None = None,
+    label: Callable[[Path, Progress], None] | None = None,
+) -> Path:
+    """Make the model and put it at `folder`, which appears whole or not at all, with its checkpoints inside.
+
+    start: the folder of the model that it goes on from. label: called with each checkpoint's folder, to say more there.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary,
@@ -73,10 +105,18 @@ def train(recipe: Recipe, folder: Path, say: Callable[[str], None] | None = None
     ):
         made = Path(temporary) / "model"
         words = tokenizer.train()
-        model = new_model(recipe, words.get_vocab_size())
-        fit(model, recipe, examples(recipe, words), say)
-        model.save_pretrained(made)
-        tokenizer.save(words, made, CONTEXT)
+        model = opened(start) if start else new_model(recipe, words.get_vocab_size())
+        data = examples(recipe, words)
+        shares, begun = token_shares(recipe, data), time.monotonic()
+
+        def keep(step: int, tokens: int) -> None:
+            at = made if step == recipe.steps else made / f"step-{step}"
+            model.save_pretrained(at)
+            tokenizer.save(words, at, CONTEXT, chat=recipe.chat)
+            if label:
+                label(at, Progress(step, tokens, time.monotonic() - begun, shares, len(data)))
+
+        fit(model, recipe, data, say, keep)
         os.replace(made, folder)
     return folder
 
@@ -116,26 +156,46 @@ def new_model(recipe: Recipe, vocabulary: int) -> Any:
     return LlamaForCausalLM(config)
 
 
+def opened(folder: Path) -> Any:
+    """A model that was made before, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def counts(recipe: Recipe) -> dict[str, int]:
+    """Examples by kind."""
+    total = sum(recipe.shares.values())
+    return {kind: round(recipe.examples * share / total) for kind, share in recipe.shares.items()}
+
+
 def pairs(recipe: Recipe) -> list[tuple[str, str]]:
     """(prompt, answer) of every training example; plain text has no prompt."""
-    total = sum(recipe.shares.values())
     made: list[tuple[str, str]] = []
-    for kind, share in recipe.shares.items():
-        count = round(recipe.examples * share / total)
+    for kind, count in counts(recipe).items():
         if kind in ("et", "en"):
             made += [("", text) for text in islice(stream.texts(kind, str(recipe.seed)), count)]
         else:
-            made += islice(stream.instructions(kind, str(recipe.seed)), count)
+            made += islice(stream.instructions(kind, str(recipe.seed), recipe.chat), count)
     return made
 
 
 def examples(recipe: Recipe, words: Tokenizer) -> list[Example]:
-    """The training examples as token ids, from `<s>` to `</s>`."""
+    """The training examples as token ids, from `<s>` to `</s>`, in the order of `counts`."""
     made: list[Example] = []
     for prompt, answer in pairs(recipe):
+        prompt = tokenizer.chat_prompt(prompt) if recipe.chat else prompt
         ids = words.encode(f"{prompt} {answer}" if prompt else answer).ids
         made.append(([*ids, EOS_ID], len(words.encode(prompt).ids)))
     return made
+
+
+def token_shares(recipe: Recipe, data: list[Example]) -> dict[str, float]:
+    """Each kind's part of the tokens of `examples(recipe, ...)`."""
+    lengths = iter([len(ids) for ids, _ in data])
+    tokens = {kind: sum(islice(lengths, count)) for kind, count in counts(recipe).items()}
+    return {kind: count / sum(tokens.values()) for kind, count in tokens.items()}
 
 
 def batches(data: list[Example], size: int, r: random.Random) -> Iterator[list[Example]]:
@@ -158,17 +218,29 @@ def tensors(items: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs[:, :-1], targets[:, 1:]
 
 
-def fit(model: Any, recipe: Recipe, data: list[Example], say: Callable[[str], None] | None) -> None:
-    """The training loop: AdamW, warm-up and cosine, gradients clipped at 1."""
+def fit(
+    model: Any,
+    recipe: Recipe,
+    data: list[Example],
+    say: Callable[[str], None] | None,
+    keep: Callable[[int, int], None],
+) -> None:
+    """The training loop: AdamW, warm-up and cosine, gradients clipped at 1.
+
+    keep: called with the steps done and the tokens seen after each step of `recipe.checkpoints`, and at the end.
+    """
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.1, betas=(0.9, 0.98), fused=True)
     queue = batches(data, recipe.batch, random.Random(recipe.seed))
     model.train()
+    tokens = 0
     for step in range(recipe.steps):
         rate = recipe.rate * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * step / recipe.steps)) / 2
         optimizer.param_groups[0]["lr"] = rate
-        inputs, targets = tensors(next(queue))
+        items = next(queue)
+        tokens += sum(len(ids) for ids, _ in items)
+        inputs, targets = tensors(items)
         kept = targets != -100
         hidden = model.model(inputs, use_cache=False).last_hidden_state
         loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[kept]), targets[kept])
@@ -178,4 +250,7 @@ def fit(model: Any, recipe: Recipe, data: list[Example], say: Callable[[str], No
         optimizer.step()
         if say and (step + 1) % 500 == 0:
             say(f"step {step + 1} of {recipe.steps}, loss {loss.item():.3f}")
+        if step + 1 in recipe.checkpoints:
+            keep(step + 1, tokens)
     model.eval()
+    keep(recipe.steps, tokens)

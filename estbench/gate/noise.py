@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from estbench import evidence, report
+from estbench import cards, evidence, report
 from estbench.compare import compare_task, problems
 from estbench.errors import ConfigError
 from estbench.evidence import Evidence
@@ -166,6 +166,15 @@ def runs_of(words: str | None) -> list[Evidence]:
     return list(found.values())
 
 
+def in_order(runs: Sequence[Evidence]) -> list[Evidence]:
+    """In the order of training: by tokens, then steps, of their training cards; by name where a run has none."""
+    by_name = sorted(runs, key=lambda run: natural(run.name))
+    seen = {run.id: cards.place(run.manifest["model"].get("training")) for run in runs}
+    if any(tokens is None for tokens, _ in seen.values()):
+        return by_name
+    return sorted(by_name, key=lambda run: tuple(value or 0 for value in seen[run.id]))
+
+
 def _matching(pattern: str) -> list[str]:
     """Run folders behind a pattern, without slices of an evaluation."""
     stored = [path.parent for path in (home() / "runs").glob("*/manifest.json")]
@@ -185,7 +194,7 @@ def command(settings: GateSettings) -> int:
     from estbench.commands import wants_table
 
     policy = policies.read(settings.policy)
-    runs = sorted(runs_of(settings.runs), key=lambda run: natural(run.name))
+    runs = in_order(runs_of(settings.runs))
     rows, names = of_series(runs, policy), [run.name for run in runs]
     print(as_text(rows, names) if wants_table(settings.output) else report.as_json(as_json(rows, names)))
     return 0

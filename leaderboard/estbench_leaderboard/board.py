@@ -199,6 +199,8 @@ def _with_best(column: Column, ranked: Iterable[Value]) -> Column:
 
 def _value(model: Model, column: Column) -> Value:
     """The mean over the column's tasks; a task that is missing leaves it empty."""
+    if len(column.tasks) == 1:
+        return _of_one(model.cells[column.tasks[0].name])
     cells = tuple(model.cells[task.name] for task in column.tasks)
     flags = tuple(dict.fromkeys(flag for cell in cells for flag in cell.flags))
     reason = next((cell.reason for cell in cells if cell.reason is not None), None)
@@ -219,6 +221,15 @@ def _value(model: Model, column: Column) -> Value:
         above += ((ends[1] - value) / len(scores)) ** 2
     low, high = (middle - math.sqrt(below), middle + math.sqrt(above)) if exact else (None, None)
     return Value(middle, low, high, reason, flags, cells)
+
+
+def _of_one(cell: Cell) -> Value:
+    score = cell.score
+    if score is None or score.value is None:
+        return Value(None, None, None, cell.reason or "failed", cell.flags, (cell,))
+    known = score.ci_low is not None and score.ci_high is not None
+    low, high = (score.ci_low, score.ci_high) if known else (None, None)
+    return Value(score.value, low, high, cell.reason, cell.flags, (cell,))
 
 
 def _correction(task: Task) -> tuple[float, float]:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import html
 import json
 import logging
 import mimetypes
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from estbench.errors import StoreError
 from estbench_leaderboard.catalogue import languages
+from estbench_leaderboard.charts.svg import escaped as escaped
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -53,6 +54,7 @@ HEADERS = [
 ]
 KEPT = 64 << 20  # bytes of rendered pages
 LONGEST = 4096  # characters of a query that is kept
+ASCII = "".join(map(chr, range(33, 127)))
 SMALL = 512  # bytes below which nothing is compressed
 
 
@@ -78,6 +80,8 @@ class Pages:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if not scope["query_string"].isascii():  # no browser sends that, and much below would fail on it
+            scope = {**scope, "query_string": quote(scope["query_string"], safe=ASCII).encode()}
         begun = False
 
         async def sending(part: Message) -> None:
@@ -237,8 +241,3 @@ def message(site: Site, path: str, status: int, key: str, **values: str) -> Resp
         language=language, t=language.t, text=text, title=title, status=status, home="/" if code == "et" else "/en/"
     )
     return Response(body, status, headers, "text/html")
-
-
-def escaped(text: str) -> str:
-    """A text for SVG and XML."""
-    return html.escape(text, quote=True)

@@ -20,8 +20,10 @@ from estbench.metrics.tasks import (
 __all__ = [
     "bleu_aggregation",
     "chrf_aggregation",
+    "copa_chat_results",
     "demo",
     "exact_results",
+    "follow_chat_results",
     "follow_results",
     "gec_aggregation",
     "gec_precision_aggregation",
@@ -45,3 +47,15 @@ def demo(task: str, **_: object) -> dict[str, Any]:
 def translation_exact_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """chrF++ and BLEU, and whether it is the reference, which in this world is the one right answer."""
     return {**translation_results(doc, results), "exact_match": int(results[0].strip() == doc["target"])}
+
+
+def copa_chat_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
+    """Whether the answer is the right one of the two endings, and whether it is one of them."""
+    endings = [doc["choice1"].strip(), doc["choice2"].strip()]
+    answer = results[0].strip()
+    return {"acc": int(answer == endings[doc["label"]]), "parse_failure": int(answer not in endings)}
+
+
+def follow_chat_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
+    """Whether the answer follows its rules, and whether there is one."""
+    return {**follow_results(doc, results), "parse_failure": int(not results[0].strip())}

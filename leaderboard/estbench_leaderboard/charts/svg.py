@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,6 +20,14 @@ ACCENT = "var(--accent, #0b5cad)"
 SECOND = "var(--second, #b3541e)"
 PAPER = "var(--paper, #ffffff)"
 FONT = "var(--font, system-ui, sans-serif)"
+
+# What XML can't hold, not even escaped.
+NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def escaped(text: str) -> str:
+    """A text for SVG and XML, as content or in an attribute."""
+    return html.escape(NO_XML.sub("\ufffd", text), quote=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +64,13 @@ def element(name: str, content: str = "", /, **attributes: str | float | None) -
     for key, value in attributes.items():
         if value is not None:
             shown = f"{value:g}" if isinstance(value, float) else str(value)
-            parts.append(f' {key.rstrip("_").replace("_", "-")}="{html.escape(shown, quote=True)}"')
+            parts.append(f' {key.rstrip("_").replace("_", "-")}="{escaped(shown)}"')
     return f"<{name}{''.join(parts)}>{content}</{name}>" if content else f"<{name}{''.join(parts)}/>"
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "middle", size: float = 13, fill: str = QUIET) -> str:
     """A line of text."""
-    return element("text", html.escape(words), x=x, y=y, text_anchor=anchor, font_size=size, fill=fill)
+    return element("text", escaped(words), x=x, y=y, text_anchor=anchor, font_size=size, fill=fill)
 
 
 def line(
@@ -79,6 +88,6 @@ def path(points: Iterable[tuple[float, float]], stroke: str = ACCENT, width: flo
 
 def figure(width: int, height: int, parts: Iterable[str], *, title: str, description: str) -> str:
     """The whole picture, with words for those who can't see it."""
-    words = element("title", html.escape(title)) + element("desc", html.escape(description))
+    words = element("title", escaped(title)) + element("desc", escaped(description))
     attributes = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width} {height}", "role": "img"}
     return element("svg", words + "".join(parts), **attributes, font_family=FONT, class_="figure")

@@ -2,109 +2,53 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from estbench_leaderboard import board
 from estbench_leaderboard.charts import pareto
-from estbench_leaderboard.query import SIZES, Query, tasks_text
+from estbench_leaderboard.query import ROWS, SIZES, Query
 from estbench_leaderboard.site import Content, Request
-from estbench_leaderboard.skills import PRESETS
-from estbench_leaderboard.snapshot import BOARDS, Model
+from estbench_leaderboard.view import SIGNS, View, chosen, default_weights
 
 
 def page(request: Request) -> Content:
     """The board under the query that the URL holds."""
-    query = Query.read(request.parameters)
+    query = _query(request)
     found = board.page(request.snapshot, query)
-    t = request.t
+    view = View(request, found)
     today = max((model.created for model in found.board.models.values()), default="")
-    path = request.url("board")
     canonical = query.url() if query.parameters() else ""
     return Content(
         template="board.html",
         values={
             "found": found,
             "query": query,
-            "bare": Query(board=query.board, view=query.view, preset=query.preset),
-            "boards": BOARDS,
-            "presets": tuple(PRESETS),
-            "offered": _offered(found),
+            "view": view,
+            "signs": SIGNS,
             "sizes": tuple(SIZES),
-            "groups": _groups(found),
-            "summary": _summary(request, found),
-            "chosen": tasks_text(query.tasks) or ",".join(found.weights),
+            "rows": ROWS,
             "plot": pareto.draw(found, request.language),
-            "quote": _quote(request, found, today),
             "today": today,
-            "link": f"{request.site.base_url}{path}{canonical}",
-            "price": lambda model: _price(request, model),
-            "tenths": lambda share: request.language.count(round(10 * share)),
+            "link": f"{request.site.base_url}{request.url('board')}{canonical}",
         },
         json=as_data(found),
         table=_table(found),
-        title=t("board.title"),
-        description=t("board.description"),
+        title=request.t("board.title"),
+        description=request.t("board.description"),
         canonical=canonical,
     )
 
 
-def _offered(found: board.Page) -> set[str]:
-    """The presets for which the board has tasks."""
-    skills = {task.skill for task in found.board.tasks.values()}
-    return {name for name, wanted in PRESETS.items() if not wanted or skills & set(wanted)}
-
-
-def _groups(found: board.Page) -> list[tuple[int, list[board.Row]]]:
-    """The rows by class, where they are in the order of ranks; else all as one group, which has no name: 0."""
-    if found.query.sort != "rank" or found.query.order:
-        return [(0, list(found.rows))]
-    groups = itertools.groupby(found.rows, key=lambda row: row.ranked.klass if row.ranked else 0)
-    return [(klass, list(rows)) for klass, rows in groups]
-
-
-def _summary(request: Request, found: board.Page) -> str:
-    """Who is ahead, in a sentence."""
-    rows = found.ranking.rows if found.ranking else ()
-    first = [row for row in rows if row.klass == 1]
-    if not first:
-        return request.t("board.summary.none")
-    name = found.board.models[first[0].model].name
-    if len(first) == 1:
-        return request.t("board.summary.alone", name=name, n=len(rows))
-    return request.t("board.summary.some", name=name, n=len(first))
-
-
-def _quote(request: Request, found: board.Page, today: str) -> str:
-    """One sentence to quote, with its uncertainty."""
-    if not found.ranking or not found.ranking.rows:
-        return request.t("board.cite.none")
-    first, language = found.ranking.rows[0], request.language
-    return request.t(
-        "board.cite.quote",
-        date=language.date(today),
-        name=found.board.models[first.model].name,
-        score=language.score(first.score, "corrected"),
-        interval=language.interval(first.low, first.high, "corrected") or "–",
-        rank=rank_words(request, first.rank_low, first.rank_high, found.ranked),
-    )
-
-
-def rank_words(request: Request, low: int, high: int, total: int) -> str:
-    """A rank with its range in words."""
-    key = "exact" if low == high else "open" if low == 1 and high >= total else "top" if low == 1 else "range"
-    return (
-        request.t(f"rank.{key}", place=request.language.places(low, high)) if key != "open" else request.t("rank.open")
-    )
-
-
-def _price(request: Request, model: Model) -> str:
-    """What a million tokens cost, in and out."""
-    prices = [model.facts.get("price_in"), model.facts.get("price_out")]
-    if not all(isinstance(price, int | float) for price in prices):
-        return "–"
-    ends = [request.language.decimal(float(price), 2) for price in prices if price is not None]
-    return request.t("board.price", **{"in": ends[0], "out": ends[1]})
+def _query(request: Request) -> Query:
+    """The query; weights that a form without JavaScript sends one by one become its `tasks`."""
+    parameters: Mapping[str, str] = request.parameters
+    if any(key.startswith("w.") for key in parameters):
+        rest = {key: value for key, value in parameters.items() if not key.startswith("w.")}
+        own = board.board_of(request.snapshot, Query.read(rest))
+        tasks = chosen(parameters.items())
+        parameters = {**rest, "tasks": "" if tasks == default_weights(own) else tasks}
+    return Query.read(parameters)
 
 
 def as_data(found: board.Page) -> dict[str, Any]:

@@ -1,0 +1,232 @@
+"""Do these weights give these answers? Random documents are asked again, and the answers laid side by side.
+
+    found = audit(database, folder, submission, weights, sources, actor="Mari")     # found["passed"], found["reasons"]
+
+Documents are drawn with a seed that is made now, after the bundle came, so that nobody could know which ones would be
+asked. Weights must have the fingerprint that the manifest names; a model behind an endpoint must be at the manifest's
+URL under its name. An audit holds if, in every task, enough documents agree, and if those that do not are not mostly
+better than they should be.
+
+A document agrees if each log-likelihood is within the tolerance of `estbench parity`, or if the greedy text is the
+same, or scored the same. What 50 documents of a task find: a bundle in which one answer in five was made up fails that
+task 95 times in 100, one in ten 38 times. All tasks together are tested for answers that are better than the model's
+own: over 20 tasks even one in fifty is found nearly always.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estbench import answering, engines, identity, parity
+from estbench.config import EvalSettings
+from estbench.database import Database
+from estbench.engines.base import Response, Scored
+from estbench.errors import ConfigError, EngineError
+from estbench.plan import Doc, TaskPlan, prompt_hash, render
+from estbench.remote import RemoteModel
+from estbench.responses import ResponseStore
+from estbench_leaderboard.submissions import moderation
+from estbench_leaderboard.submissions.bundle import Bundle, open_bundle
+from estbench_leaderboard.submissions.errors import Refused
+from estbench_leaderboard.submissions.receive import Submission, bundle_path
+from estbench_leaderboard.submissions.recompute import Lacking, Sources, known_task, responses_of, scope_of
+from estbench_leaderboard.submissions.tokens import stamp
+
+if TYPE_CHECKING:
+    from estbench.engines.base import Engine
+    from estbench.lm_tasks import Rendered
+    from estbench.remote import Model
+
+LEVEL = 0.01  # of the test whether answers that differ are better than they should be
+
+
+@dataclass(frozen=True)
+class Demands:
+    """How much is asked again, and how much of it may differ."""
+
+    docs: int = 50  # of each task
+    tolerance: float = 0.01  # nats
+    equal: float = 0.9  # least share of a task's documents that agree
+
+
+@dataclass
+class Drawn:
+    """A task's documents that are asked again."""
+
+    plan: TaskPlan
+    docs: list[tuple[Doc, Rendered]]
+    rows: dict[str, dict[str, Any]]  # hash -> what was sent
+
+
+def audit(
+    database: Database,
+    folder: Path,
+    identity_of: str,
+    weights: EvalSettings,
+    sources: Sources,
+    *,
+    actor: str,
+    demands: Demands = Demands(),
+    say: answering.Say = answering.silent,
+    progress: answering.Progress = answering.silent,
+) -> dict[str, Any]:
+    """Ask random documents again, and note what came of it. ConfigError, with nothing noted, for other weights."""
+    submission = moderation.find(database, identity_of)
+    if submission.state not in ("rescored", "published"):
+        raise ConfigError(f"Submission {identity_of} is {submission.state}: only what was rescored can be audited.")
+    bundle = open_bundle(bundle_path(folder, submission.bundle))
+    seed = secrets.token_hex(16)
+    model = engines.find_model(weights, say)
+    engines.check_parts(weights.engine)
+    tokens = engines.tokens_of(weights, model)
+    engine = engines.make(weights, model, tokens, say)
+    try:
+        _check_weights(model, engine, bundle)
+        drawn = [
+            _drawn(bundle, task, sources, tokens, engine, random.Random(f"{seed} {task}"), demands.docs)
+            for task in _tasks(submission)
+        ]
+        responses = _ask(drawn, engine, say, progress)
+    finally:
+        engine.close()
+    found = compare(drawn, responses, demands)
+    asked = sum(row["docs"] for row in found["tasks"].values())
+    shown = {"seed": seed, "when": stamp(), "actor": actor, "engine": weights.engine, "demands": asdict(demands)}
+    shown |= {"docs": asked, **found}
+    reason = "; ".join(found["reasons"])[:1500] or f"{asked:,} documents were asked again, and agree"
+    moderation.audited(database, identity_of, actor, shown, reason, seen=submission.bundle)
+    return shown
+
+
+def _tasks(submission: Submission) -> list[str]:
+    found = (submission.report or {}).get("tasks", {})
+    return [task for task, row in found.items() if row["state"] == "rescored"]
+
+
+def _check_weights(model: Model, engine: Engine, bundle: Bundle) -> None:
+    """ConfigError unless the model is the one that the manifest names."""
+    claimed = bundle.manifest["model"]
+    unverified = claimed.get("weights") == "unverified"
+    if isinstance(model, RemoteModel):
+        same = unverified and (claimed.get("url"), claimed["name"]) == (model.url, model.name)
+        what = f"{model.name} at {model.url}"
+    else:
+        lora = {key: value for key, value in engine.fingerprint().items() if key == "lora"}
+        found = identity.digest(model.fingerprint() | lora)
+        same = not unverified and found == claimed["fingerprint"]
+        what = f"{model.path} ({found[:12]}…)"
+    if not same:
+        named = f"{claimed.get('url') or ''} {claimed['name']} ({claimed['fingerprint'][:12]}…)".strip()
+        raise ConfigError(f"{what} is not the model of this submission, {named}: nothing was audited.")
+
+
+def _drawn(
+    bundle: Bundle,
+    task: str,
+    sources: Sources,
+    tokens: Any,
+    engine: Engine,
+    dice: random.Random,
+    n: int,
+) -> Drawn:
+    """Random documents of a task, as this model is asked them."""
+    try:
+        card = known_task(task, sources)
+    except Lacking as why:
+        raise ConfigError(f"{task} can't be audited: {why}.") from None
+    truncate = bool(bundle.manifest["tasks"][task]["truncated"])
+    plan = render(card, tokens, engine.max_length, replace(scope_of(bundle.manifest, card, sources), truncate=truncate))
+    chosen = set(dice.sample(sorted(doc.hash for doc in plan.docs), min(n, len(plan.docs))))
+    docs = [(doc, rendered) for part in plan.parts() for doc, rendered in part if doc.hash in chosen]
+    plan.docs = [doc for doc, _ in docs]
+    for doc in plan.docs:
+        doc.keys = [identity.response_key(parity.NAME, request.content()) for request in doc.requests]
+    rows = {row["doc"]: row for row in bundle.rows(task) if row["doc"] in chosen}
+    if rows.keys() != chosen:
+        raise Refused(409, f"{task}: the bundle has other documents than were rescored.")
+    return Drawn(plan, docs, rows)
+
+
+def _ask(
+    drawn: Sequence[Drawn], engine: Engine, say: answering.Say, progress: answering.Progress
+) -> dict[str, Response]:
+    with tempfile.TemporaryDirectory() as folder, ResponseStore(parity.NAME, Path(folder)) as store:
+        answers = answering.answer([one.plan for one in drawn], engine, store, say=say, progress=progress)
+    if answers.failures:
+        raise EngineError(f"{len(answers.failures):,} requests had no answer: nothing was audited. Try again.")
+    return answers.responses
+
+
+def compare(drawn: Sequence[Drawn], responses: Mapping[str, Response], demands: Demands) -> dict[str, Any]:
+    """What agrees, task by task, and why the audit does not hold (no reasons: it does)."""
+    tasks, reasons = {}, []
+    better = worse = 0
+    for one in drawn:
+        task = one.plan.card.name
+        row, gains = _task(one, responses, demands.tolerance)
+        tasks[task] = row
+        better, worse = better + sum(gain > 0 for gain in gains), worse + sum(gain < 0 for gain in gains)
+        if row["sampled"]:
+            reasons.append(f"{task} is answered by sampling, and can't be asked again")
+        elif row["agree"] < demands.equal * row["docs"]:
+            reasons.append(f"{task}: {row['agree']} of {row['docs']} documents agree")
+    if better > worse and chance_of(better, better + worse) < LEVEL:
+        reasons.append(f"{better} answers are scored higher than those that the model gives now, and {worse} lower")
+    if not tasks:
+        reasons.append("no task was rescored")
+    return {"passed": not reasons, "reasons": reasons, "better": better, "worse": worse, "tasks": tasks}
+
+
+def chance_of(k: int, n: int) -> float:
+    """How likely k or more of n are heads."""
+    return float(sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n)
+
+
+def _task(one: Drawn, responses: Mapping[str, Response], tolerance: float) -> tuple[dict[str, Any], list[float]]:
+    """A task's documents side by side; and how much better each was scored than it is now."""
+    lm = one.plan.lm
+    now = [(doc.doc_id, rendered, [responses[key] for key in doc.keys]) for doc, rendered in one.docs]
+    sent = [(doc.doc_id, rendered, responses_of(one.rows[doc.hash])) for doc, rendered in one.docs]
+    scored_now = {doc_id: values for doc_id, values, _ in lm.results(now)}
+    scored_sent = {doc_id: values for doc_id, values, _ in lm.results(sent)}
+    higher = lm.task.higher_is_better().get(lm.primary.split(",")[0]) is not False
+    agree, largest, gains, sampled = 0, 0.0, [], False
+    for (doc, rendered), (_, _, first), (_, _, second) in zip(one.docs, sent, now, strict=True):
+        values = scored_sent[doc.doc_id], scored_now[doc.doc_id]
+        apart = _apart(first, second)
+        same_prompt = one.rows[doc.hash]["prompt"] == prompt_hash(rendered.prompt)
+        agree += same_prompt and (apart <= tolerance if apart is not None else _same(first, second, *values))
+        largest = max(largest, apart or 0.0)
+        gains.append(_gain(lm.primary, *values) * (1 if higher else -1))
+        sampled |= rendered.decoding is not None and rendered.decoding.temperature > 0
+    return {"docs": len(one.docs), "agree": agree, "largest": largest, "sampled": sampled}, gains
+
+
+def _apart(sent: Sequence[Response], now: Sequence[Response]) -> float | None:
+    """The largest distance between log-likelihoods, in nats; None where texts were asked."""
+    if len(sent) != len(now):
+        return math.inf
+    pairs = list(zip(sent, now, strict=True))
+    numbers = [abs(a.logprob - b.logprob) for a, b in pairs if isinstance(a, Scored) and isinstance(b, Scored)]
+    return max(numbers) if len(numbers) == len(pairs) else None
+
+
+def _same(
+    sent: Sequence[Response], now: Sequence[Response], values: Mapping[str, Any], again: Mapping[str, Any]
+) -> bool:
+    texts = [[getattr(response, "text", None) for response in side] for side in (sent, now)]
+    return texts[0] == texts[1] or dict(values) == dict(again)
+
+
+def _gain(primary: str, sent: Mapping[str, Any], now: Mapping[str, Any]) -> float:
+    """By how much the sent answer is scored higher; 0 where a document has no score of its own."""
+    a, b = sent.get(primary), now.get(primary)
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    return float(a - b) if numbers else 0.0  # type: ignore[operator]

@@ -1,0 +1,209 @@
+"""The worker that takes submissions up: `estbench board rescore`, apart from the web process.
+
+    while rescore_next(database, folder, sources): ...      # True: one was taken and brought to its end
+
+A worker takes a submission by a lease that it renews while it works; two never have the same. If it dies, the lease
+runs out and another one begins anew: nothing that it did before counts, until the state changes in one transaction. A
+submission that ended no worker's try in TRIES is rejected, so that no answer can keep the board busy for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, or_, select, update
+
+from estbench import manifests
+from estbench.database import Database, index_run, schema
+from estbench.errors import EstbenchError, StoreError
+from estbench_leaderboard.submissions.bundle import Bundle, open_bundle
+from estbench_leaderboard.submissions.content import COMET
+from estbench_leaderboard.submissions.errors import Refused
+from estbench_leaderboard.submissions.rebuilt import rebuild
+from estbench_leaderboard.submissions.receive import Submission, bundle_path, submission_of
+from estbench_leaderboard.submissions.recompute import Lacking, Recomputed, Sources, recompute
+from estbench_leaderboard.submissions.tokens import stamp
+
+LEASE = 120.0  # seconds that a worker is believed to live without a sign
+LONGEST = 3600.0  # seconds after which a worker no longer renews its lease
+LATER = timedelta(hours=6)  # until a submission is tried again for which the server lacks everything
+TRIES = 3
+OF = schema.submissions.c
+Say = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """A listener that hears nothing."""
+
+
+def worker_name() -> str:
+    """Who this is: nobody else has this name."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def claim(database: Database, worker: str, *, only: str | None = None, lease: float = LEASE) -> Submission | None:
+    """Take the oldest submission that nobody works on; None if there is none. only: this one or none."""
+    now = datetime.now(UTC)
+    free = or_(OF.lease.is_(None), OF.lease.is_not(None))
+    query = select(schema.submissions).where(OF.state == "received", free)
+    if only is not None:
+        query = query.where(OF.id == only)
+    with database.write(counted=False) as connection:
+        row = connection.execute(query.order_by(OF.created, OF.id).limit(1)).first()
+        if row is None:
+            return None
+        report = {**(row.report or {}), "tries": (row.report or {}).get("tries", 0) + 1}
+        taken = {"worker": worker, "lease": stamp(now + timedelta(seconds=lease)), "report": report}
+        connection.execute(update(schema.submissions).where(OF.id == row.id).values(taken))
+        return submission_of(connection.execute(select(schema.submissions).where(OF.id == row.id)).one())
+
+
+def rescore_next(
+    database: Database,
+    folder: Path,
+    sources: Sources,
+    *,
+    say: Say = silent,
+    only: str | None = None,
+    lease: float = LEASE,
+) -> Submission | None:
+    """Take one submission and bring it to its end: rescored or rejected. None if there is nothing to do."""
+    worker = worker_name()
+    submission = claim(database, worker, only=only, lease=lease)
+    if submission is None:
+        return None
+    say(f"{submission.id}: {submission.run}")
+    try:
+        with _kept(database, submission.id, worker, lease):
+            values = _outcome(database, folder, sources, submission)
+    except (StoreError, OSError) as error:  # a full disk, a database that is away: no fault of the sender
+        _give_back(database, submission.id, worker)
+        reason = str(error) if isinstance(error, StoreError) else f"{folder} can't be used: {error.strerror}."
+        raise StoreError(f"{submission.id} is tried again later: {reason}") from None
+    done = _finish(database, submission.id, worker, values)
+    say(f"{submission.id}: {done.state}{f', {done.reason}' if done.reason else ''}")
+    return done
+
+
+def _outcome(database: Database, folder: Path, sources: Sources, submission: Submission) -> dict[str, Any]:
+    """The new values of the submission's row."""
+    report = {**(submission.report or {}), "versions": manifests.versions(), "finished": stamp()}
+    if report["tries"] > TRIES:
+        return _rejected("it could not be rescored: every try ended early", report)
+    try:
+        bundle = open_bundle(bundle_path(folder, submission.bundle))
+        if bundle.digest != submission.bundle:
+            raise Refused(400, "The stored bundle is another one than was received.")
+        tasks, lacking = _recomputed(bundle, sources)
+    except Refused as error:
+        return _rejected(str(error), report)
+    except FileNotFoundError:
+        return _rejected("its bundle is missing on the server: send it again", report)
+    report["tasks"] = {task: {"state": "rescored", "uncomputed": found.uncomputed} for task, found in tasks.items()}
+    report["tasks"] |= {task: {"state": "claimed", "reason": reason} for task, reason in lacking.items()}
+    report["as_submitted"] = [
+        {"task": score.task, "metric": score.metric.removeprefix(COMET), "value": score.value}
+        for score in bundle.scores
+        if score.metric.startswith(COMET) or score.task in lacking
+    ]
+    if not tasks:
+        reason = "; ".join(f"{task}: {why}" for task, why in lacking.items())
+        return {"reason": f"Nothing of it can be computed here. {reason}"[:2000], "report": report | {"tries": 0}}
+    run = rebuild(bundle, tasks, lacking, folder / "runs", sources.registry, _known_model(database, submission))
+    index_run(database, run)
+    report["identical"] = run.manifest["identity"]["result"] == bundle.manifest["identity"].get("result")
+    return {"state": "rescored", "badge": "rescored", "reason": None, "report": report}
+
+
+def _rejected(reason: str, report: dict[str, Any]) -> dict[str, Any]:
+    return {"state": "rejected", "reason": reason, "report": report}
+
+
+def _recomputed(bundle: Bundle, sources: Sources) -> tuple[dict[str, Recomputed], dict[str, str]]:
+    """The tasks that the server computed again, and why it could not the others."""
+    tasks, lacking = {}, {}
+    for task in bundle.manifest["tasks"]:
+        try:
+            tasks[task] = recompute(bundle, task, sources)
+        except Lacking as why:
+            lacking[task] = str(why)
+    return tasks, lacking
+
+
+def _known_model(database: Database, submission: Submission) -> dict[str, Any] | None:
+    """What other runs say of these weights: a submission must not rename a model that is not its own."""
+    with database.read() as connection:
+        card = connection.scalar(select(schema.models.c.card).where(schema.models.c.fingerprint == submission.model))
+        own = select(OF.run).where(OF.submitter == submission.submitter)
+        runs = schema.runs.c
+        of_others = connection.scalar(
+            select(runs.id).where(runs.model == submission.model, runs.id.not_in(own)).limit(1)
+        )
+    return dict(card) if card and of_others else None
+
+
+def _finish(database: Database, identity: str, worker: str, values: dict[str, Any]) -> Submission:
+    """Write the outcome, if the submission is still this worker's."""
+    waits = "state" not in values
+    lease = stamp(datetime.now(UTC) + LATER) if waits else None
+    with database.write() as connection:
+        _check_mine(connection, identity, worker)
+        new = {"worker": None, "lease": lease, "updated": stamp(), **values}
+        connection.execute(update(schema.submissions).where(OF.id == identity).values(new))
+        return submission_of(connection.execute(select(schema.submissions).where(OF.id == identity)).one())
+
+
+def _give_back(database: Database, identity: str, worker: str) -> None:
+    """This try does not count; the next one waits until the lease is over."""
+    mine = (OF.id == identity) & (OF.worker == worker)
+    with suppress(StoreError), database.write(counted=False) as connection:
+        report = connection.scalar(select(OF.report).where(mine))
+        if report is not None:
+            less = {**report, "tries": report["tries"] - 1}
+            connection.execute(update(schema.submissions).where(mine).values(worker=None, report=less))
+
+
+def _check_mine(connection: Connection, identity: str, worker: str) -> None:
+    row = connection.execute(select(OF.worker, OF.state).where(OF.id == identity)).one()
+    if (row.worker, row.state) != (worker, "received"):
+        raise EstbenchError(f"Submission {identity} was taken over or decided on meanwhile: this work is dropped.")
+
+
+@contextmanager
+def _kept(database: Database, identity: str, worker: str, lease: float) -> Iterator[None]:
+    """Renew the lease while the block runs, for LONGEST at most: then somebody else may try."""
+    over = threading.Event()
+    until = time.monotonic() + LONGEST
+
+    def renew() -> None:
+        while not over.wait(lease / 3) and time.monotonic() < until:
+            # A database that is away for a while is no reason to give up.
+            with suppress(StoreError), database.write(counted=False) as connection:
+                mine = (OF.id == identity) & (OF.worker == worker)
+                later = stamp(datetime.now(UTC) + timedelta(seconds=lease))
+                connection.execute(update(schema.submissions).where(mine).values(lease=later))
+
+    thread = threading.Thread(target=renew, name="estbench-lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def tidy(folder: Path, *, age: float = 2 * LONGEST) -> None:
+    """Remove what workers that died have left half-made."""
+    for path in (folder / "runs").glob(".rescoring-*"):
+        if time.time() - path.stat().st_mtime > age:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,472 @@
+"""Who is shown, who is ranked and by what: the rules of the board, on a made-up world whose models break one each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from board_world import SENT, SMALL, World, fill
+from database_fixtures import ENGINES, fresh_url
+from estbench_leaderboard import board, decided, site
+from estbench_leaderboard.query import Query
+from estbench_leaderboard.snapshot import Model, Snapshot, slug, take
+from sqlalchemy import delete, insert, select, update
+
+from estbench.database import Database, open_database, schema
+
+CHAT = {"board": "chat", "all": "yes", "rows": "200"}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A world of one test, which may change it."""
+    with open_database(f"sqlite:///{tmp_path / 'world.db'}") as database:
+        yield fill(database, **SMALL, answers=False)
+
+
+@pytest.fixture(scope="module")
+def shown(board_world: World) -> Snapshot:
+    return board_world.snapshot()
+
+
+def find(snapshot: Snapshot, world: World, case: str, name: str = "chat") -> Model | None:
+    return snapshot.model(world.cases[case], name)
+
+
+def known(snapshot: Snapshot, world: World, case: str, name: str = "chat") -> Model:
+    found = find(snapshot, world, case, name)
+    assert found is not None, case
+    return found
+
+
+def page(snapshot: Snapshot, **values: str) -> board.Page:
+    return board.page(snapshot, Query.read(CHAT | values))
+
+
+def places(found: board.Page) -> dict[str, tuple[int, int, int, float]]:
+    """Model -> its place."""
+    return {
+        row.model.slug: (row.ranked.rank_low, row.ranked.rank_high, row.ranked.klass, row.ranked.score)
+        for row in found.every
+        if row.ranked
+    }
+
+
+def change(database: Database, table: Any, where: Any, **values: Any) -> None:
+    with database.write() as connection:
+        assert connection.execute(update(table).where(where).values(**values)).rowcount
+
+
+def decide(world: World, action: str, **about: Any) -> None:
+    told = {"created": decided.now(), "actor": "keegi", "reason": "põhjus", "public": True}
+    with world.database.write() as connection:
+        connection.execute(insert(schema.decisions).values(action=action, **told, **about))
+
+
+# ---- who is there
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_both_engines_tell_the_same(engine: str, tmp_path: Path, shown: Snapshot) -> None:
+    for url in fresh_url(engine, tmp_path):
+        with open_database(url) as database:
+            found = fill(database, **SMALL).snapshot()
+    for name, other in shown.boards.items():
+        assert [model.slug for model in found.boards[name].models.values()] == list(other.models)
+    as_text = [site.as_json(_plain(snapshot)) for snapshot in (found, shown)]
+    assert as_text[0] == as_text[1]
+    for values in ({}, {"board": "base", "view": "tasks"}, {"board": "checkpoints"}):
+        assert places(page(found, **values)) == places(page(shown, **values))
+
+
+def _plain(snapshot: Snapshot) -> Any:
+    boards = [(name, of.tasks, of.models, of.defaults) for name, of in snapshot.boards.items()]
+    return [boards, snapshot.decisions, snapshot.runs]
+
+
+def test_chat_and_plain_models_are_never_in_one_rank(shown: Snapshot, board_world: World) -> None:
+    chat, base = (page(shown, board=name) for name in ("chat", "base"))
+    assert {task.card["form"] for task in chat.board.tasks.values()} == {"chat"}
+    assert {task.card["form"] for task in base.board.tasks.values()} == {"completion"}
+    both = board_world.cases["best"]
+    assert [model.board for model in shown.everywhere(both)] == ["chat", "base"]
+    assert {row.model.fingerprint for row in chat.every} & {row.model.fingerprint for row in base.every} == {both}
+
+
+def test_checkpoints_have_a_board_of_their_own(shown: Snapshot, board_world: World) -> None:
+    names = {case for case in board_world.cases if case.startswith("checkpoint_")}
+    assert len(shown.boards["checkpoints"].models) == len(names) == SMALL["checkpoints"]
+    assert all([m.board for m in shown.everywhere(board_world.cases[case])] == ["checkpoints"] for case in names)
+    assert find(shown, board_world, "cpt", "base")  # what came of them is a model as others are
+
+
+@pytest.mark.parametrize("case", ["hidden", "received", "unpublished", "rejected", "taken_back", "embargoed"])
+def test_what_may_not_be_seen_is_nowhere(case: str, shown: Snapshot, board_world: World) -> None:
+    fingerprint = board_world.cases[case]
+    assert shown.model(fingerprint) is None
+    assert not any(row.fingerprint == fingerprint for row in shown.runs.values())
+    assert fingerprint not in site.as_json(_plain(shown)[0])
+
+
+@pytest.mark.parametrize("case", ["shown_again", "audited", "rescored", "claimed", "withdrawn"])
+def test_what_may_be_seen_is_there(case: str, shown: Snapshot, board_world: World) -> None:
+    assert known(shown, board_world, case).slug in {row.model.slug for row in page(shown).every}
+
+
+def test_a_slice_of_an_evaluation_is_no_run(shown: Snapshot, board_world: World) -> None:
+    slice_, whole = board_world.runs[board_world.cases["best"]]
+    assert slice_ not in shown.runs and known(shown, board_world, "best").runs == (whole,)
+
+
+def test_an_embargo_ends_by_itself(world: World) -> None:
+    fingerprint = world.cases["embargoed"]
+    before = decided.read(world.database)
+    assert before.until == SENT["embargoed"][2]
+    change(
+        world.database, schema.submissions, schema.submissions.c.model == fingerprint, embargo="2026-01-01T00:00:00Z"
+    )
+    assert decided.read(world.database).until is None
+    found = world.snapshot().model(fingerprint)
+    assert found is not None and found.badge == "audited" and found.ranked
+
+
+def test_a_withdrawn_model_leaves_a_tombstone_without_a_rank(shown: Snapshot, board_world: World) -> None:
+    model = known(shown, board_world, "withdrawn")
+    [row] = [row for row in page(shown).every if row.model is model]
+    assert model.withdrawn == "litsents lõpetati" and row.ranked is None and row.unranked == "withdrawn"
+
+
+def test_of_two_decisions_the_later_holds(world: World) -> None:
+    about = {"model": world.cases["best"]}
+    for action, visible in (("hide", False), ("show", True), ("hide", False)):
+        decide(world, action, **about)
+        assert (find(world.snapshot(), world, "best") is not None) == visible
+
+
+def test_a_run_and_a_task_can_be_hidden_alone(world: World) -> None:
+    old, new = world.runs[world.cases["twice"]]
+    decide(world, "hide", run=new)
+    task = world.tasks["chat"][2]
+    decide(world, "hide", task=task)
+    snapshot = world.snapshot()
+    assert known(snapshot, world, "twice").runs == (old,)
+    assert task not in snapshot.boards["chat"].tasks and task not in known(snapshot, world, "best").cells
+
+
+def test_a_mark_goes_and_comes(world: World) -> None:
+    task = world.tasks["chat"][1]
+    about = {"model": world.cases["best"], "task": task}
+    for action, marked in (("mark", True), ("unmark", False)):
+        decide(world, action, **about)
+        cell = known(world.snapshot(), world, "best").cells[task]
+        assert ("contaminated" in cell.flags) == marked and cell.reason is None  # shown, marked, and it counts
+
+
+def test_the_log_shows_only_what_is_public(shown: Snapshot) -> None:
+    assert [decision.action for decision in shown.decisions] == ["correct", "mark", "withdraw", "show", "hide", "hide"]
+
+
+# ---- what counts
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("other_version", "other_version"),
+        ("other_prompt", "other_prompt"),
+        ("scores_only", "scores_only"),
+        ("failed", "failed"),
+        ("missing", "not_run"),
+        ("errors", "partial"),
+        ("partial", "partial"),
+    ],
+)
+def test_what_was_measured_otherwise_has_its_reason_and_no_say(
+    case: str, reason: str, shown: Snapshot, board_world: World
+) -> None:
+    first = board_world.tasks["chat"][0]
+    model = known(shown, board_world, case)
+    assert model.cells[first].reason == reason
+    found = page(shown, tasks=first)
+    [row] = [row for row in found.every if row.model is model]
+    assert row.cells[first].reason == reason and row.cells[first].level is None
+    prepared = found.board.prepared
+    assert prepared is not None
+    if case == "partial":  # all of its tasks are
+        assert row.ranked is None and row.unranked == "incomplete"
+    else:
+        assert row.ranked is not None and row.ranked.missing == (first,)
+
+
+def test_a_value_that_does_not_count_is_shown(shown: Snapshot, board_world: World) -> None:
+    first = board_world.tasks["chat"][0]
+    values = {case: known(shown, board_world, case).cells[first].score for case in ("other_version", "failed")}
+    assert values["other_version"] is not None and values["other_version"].value is not None
+    assert values["failed"] is not None and values["failed"].value is None
+    assert known(shown, board_world, "failed").cells[first].detail == "kõik vastused jäid tulemata"
+
+
+def test_flags_say_what_is_odd_about_a_score(shown: Snapshot, board_world: World) -> None:
+    first = board_world.tasks["chat"][0]
+    flags = {
+        case: known(shown, board_world, case).cells[first].flags
+        for case in ("best", "parse_failures", "at_chance", "contaminated", "errors", "partial")
+    }
+    assert flags["best"] == ()
+    assert "at_chance" in flags["at_chance"]
+    for case in ("parse_failures", "contaminated"):
+        assert [other for other, found in flags.items() if case in found] == [case]
+    assert "partial" in flags["partial"]
+    assert {"partial", "errors"} <= set(flags["errors"])
+
+
+@pytest.mark.parametrize("case", ["claimed", "rescored", "reference", "withdrawn"])
+def test_only_operators_and_audited_rows_are_ranked(case: str, shown: Snapshot, board_world: World) -> None:
+    model = known(shown, board_world, case)
+    found = page(shown)
+    assert found.board.prepared is not None and model.slug not in found.board.prepared.models
+    [row] = [row for row in found.every if row.model is model]
+    assert row.ranked is None and row.unranked == case
+    audited = known(shown, board_world, "audited")
+    assert audited.ranked and audited.slug in places(found)
+
+
+def test_the_newest_run_counts(shown: Snapshot, board_world: World) -> None:
+    old, new = board_world.runs[board_world.cases["twice"]]
+    model = known(shown, board_world, "twice")
+    assert {cell.run for cell in model.cells.values()} == {new} and model.runs == (new, old)
+
+
+def test_a_newer_run_that_does_not_count_displaces_nothing(world: World) -> None:
+    old, new = world.runs[world.cases["twice"]]
+    rows = schema.run_tasks.c
+    change(world.database, schema.run_tasks, rows.run_id == new, shots=9)
+    change(world.database, schema.runs, schema.runs.c.id == new, created="2026-06-02T00:00:00.000000Z")  # not newest
+    cells = known(world.snapshot(), world, "twice").cells
+    assert {(cell.run, cell.reason) for cell in cells.values()} == {(old, None)}
+
+
+def test_the_newest_trusted_run_says_which_version_counts(world: World) -> None:
+    first = world.tasks["chat"][0]
+    rows = schema.run_tasks.c
+    outside, own = (world.runs[world.cases[case]][-1] for case in ("claimed", "best"))
+    for run in (outside, own):
+        change(world.database, schema.runs, schema.runs.c.id == run, created="2027-01-01T00:00:00.000000Z")
+    change(world.database, schema.run_tasks, (rows.run_id == outside) & (rows.task == first), shots=7)
+    assert world.snapshot().boards["chat"].tasks[first].shots == 0  # nobody from outside changes it
+    change(world.database, schema.run_tasks, (rows.run_id == own) & (rows.task == first), shots=5)
+    snapshot = world.snapshot()
+    assert snapshot.boards["chat"].tasks[first].shots == 5
+    assert known(snapshot, world, "best").cells[first].reason is None
+    assert known(snapshot, world, "twice").cells[first].reason == "other_version"
+
+
+def test_documents_of_a_run_from_outside_do_not_become_the_tasks_own(world: World) -> None:
+    """The bundle that is sent last has more documents, and others: it counts for nothing, and the rest still does."""
+    first = world.tasks["chat"][0]
+    rows = schema.run_tasks.c
+    [outside] = world.runs[world.cases["claimed"]]
+    [other] = world.runs[world.cases["best"]][-1:]
+    with world.database.read() as connection:
+        of_another = connection.scalar(select(rows.docs).where((rows.run_id == other) & (rows.task != first)))
+    change(world.database, schema.runs, schema.runs.c.id == outside, created="2027-01-01T00:00:00.000000Z")
+    change(world.database, schema.run_tasks, (rows.run_id == outside) & (rows.task == first), docs=of_another, n=99)
+    snapshot = world.snapshot()
+    assert known(snapshot, world, "best").cells[first].reason is None
+    assert known(snapshot, world, "claimed").cells[first].reason == "partial"
+
+
+def test_what_others_send_of_a_model_does_not_touch_it(world: World) -> None:
+    """A bundle may claim any fingerprint: neither name, nor board, nor badge, nor scores of the model change."""
+    before = known(world.snapshot(), world, "best")
+    [run] = world.runs[world.cases["claimed"]]
+    with world.database.read() as connection:
+        manifest = connection.scalar(select(schema.runs.c.manifest).where(schema.runs.c.id == run))
+    card = dict(manifest["model"]) | {"name": "Vale nimi", "parameters": 7, "training": {"final": False}}
+    card["fingerprint"] = before.fingerprint
+    models = schema.models.c
+    change(
+        world.database,
+        schema.runs,
+        schema.runs.c.id == run,
+        model=before.fingerprint,
+        created="2027-01-01T00:00:00.000000Z",
+        manifest=manifest | {"model": card},
+    )
+    change(  # as a run that is indexed later does
+        world.database,
+        schema.models,
+        models.fingerprint == before.fingerprint,
+        name="Vale nimi",
+        parameters=7,
+        card=card,
+    )
+    after = known(world.snapshot(), world, "best")
+    assert site.as_json(after) == site.as_json(before)
+    assert {row.model for row in world.snapshot().runs.values() if row.fingerprint == before.fingerprint} == {
+        before.name
+    }
+
+
+def test_a_task_that_a_run_skipped_says_why(world: World) -> None:
+    first = world.tasks["chat"][0]
+    [run] = world.runs[world.cases["other_prompt"]]
+    here = (schema.run_tasks.c.run_id == run) & (schema.run_tasks.c.task == first)
+    with world.database.write() as connection:
+        connection.execute(delete(schema.run_tasks).where(here))
+        of_score = (schema.scores.c.run_id == run) & (schema.scores.c.task == first)
+        connection.execute(update(schema.scores).where(of_score).values(value=None, n=0, reason="andmed puuduvad"))
+    cell = known(world.snapshot(), world, "other_prompt").cells[first]
+    assert (cell.reason, cell.detail, cell.score) == ("skipped", "andmed puuduvad", None)
+
+
+def test_models_with_like_names_and_fingerprints_keep_their_own_pages(world: World) -> None:
+    best, claimed = (world.cases[case] for case in ("best", "claimed"))
+    before = known(world.snapshot(), world, "best")
+    twin = best[:8] + claimed[8:]
+    [run] = world.runs[claimed]
+    with world.database.write() as connection:
+        row = connection.execute(select(schema.models).where(schema.models.c.fingerprint == claimed)).one()
+        connection.execute(
+            insert(schema.models).values(dict(row._mapping) | {"fingerprint": twin, "name": before.name})
+        )
+        changed = {"model": twin, "created": "2027-01-01T00:00:00.000000Z"}
+        connection.execute(update(schema.runs).where(schema.runs.c.id == run).values(changed))
+    # Names come from manifests where something was sent from outside.
+    with world.database.read() as connection:
+        manifest = connection.scalar(select(schema.runs.c.manifest).where(schema.runs.c.id == run))
+    manifest = manifest | {"model": manifest["model"] | {"name": before.name, "fingerprint": twin}}
+    change(world.database, schema.runs, schema.runs.c.id == run, manifest=manifest)
+    snapshot = world.snapshot()
+    assert snapshot.model(before.slug) is snapshot.model(best, "chat")
+    other = snapshot.model(twin)
+    assert other is not None and other.slug != before.slug and snapshot.model(other.slug) is other
+
+
+def test_a_slug_holds_only_what_an_address_can() -> None:
+    assert slug("Tartu/Õun 7B <b>", "0123456789abcdef") == "Tartu-un-7B-b-01234567"
+    assert slug("../..", "ab/../cd?ef") == "model-ab-..-cd"
+    assert len(slug("pikk" * 100, "0" * 64)) < 100
+
+
+# ---- ranks
+
+
+def test_nobody_climbs_by_hiding_others(shown: Snapshot) -> None:
+    everyone = places(page(shown))
+    for values in ({"size": "small"}, {"open": "yes"}, {"q": "labor3"}, {"since": "2026-06-03"}, {"commercial": "no"}):
+        some = places(page(shown, **values))
+        assert 0 < len(some) < len(everyone)
+        assert some.items() <= everyone.items()
+
+
+def test_every_skill_counts_the_same(shown: Snapshot) -> None:
+    chat = shown.boards["chat"]
+    weights = chat.weights(chat.tasks)
+    by_skill: dict[str, float] = {}
+    for name, weight in weights.items():
+        by_skill[chat.tasks[name].skill] = by_skill.get(chat.tasks[name].skill, 0.0) + weight
+    assert set(by_skill.values()) == {1.0}
+
+
+def test_weights_change_the_score_as_they_say(shown: Snapshot, board_world: World) -> None:
+    one, other = board_world.tasks["chat"][:2]
+    best = known(shown, board_world, "best").slug
+    alone = [places(page(shown, tasks=task))[best][3] for task in (one, other)]
+    both = places(page(shown, tasks=f"{one}:3,{other}:1"))[best][3]
+    assert both == pytest.approx(0.75 * alone[0] + 0.25 * alone[1])
+    assert places(page(shown, tasks=f"{one}:6,{other}:2"))[best][3] == pytest.approx(both)
+
+
+def test_a_task_without_weight_is_shown_and_does_not_count(shown: Snapshot, board_world: World) -> None:
+    one, other = board_world.tasks["chat"][:2]
+    found = page(shown, tasks=f"{one},{other}:0", view="tasks")
+    assert {column.key: column.weight for column in found.columns if column.weight} == {one: 1.0}
+    assert other in {column.key for column in found.columns}
+    assert places(found) == places(page(shown, tasks=one))
+
+
+def test_translation_counts_as_estonian(shown: Snapshot) -> None:
+    assert "flores_en_et_chat" in shown.boards["chat"].defaults
+    assert set(page(shown, preset="translation").weights) == {"flores_en_et_chat"}
+
+
+def test_the_best_is_first_and_cannot_be_told_from_itself(shown: Snapshot, board_world: World) -> None:
+    found = page(shown)
+    assert found.every[0].model.fingerprint == board_world.cases["best"]
+    assert found.every[0].ranked is not None and found.every[0].ranked.klass == 1
+    for column in found.columns:
+        levels = [row.cells[column.key].level for row in found.every]
+        assert 0 in levels and {level for level in levels if level is not None} <= {0, 1, 2, 3}
+
+
+def test_distance_is_counted_in_intervals(shown: Snapshot) -> None:
+    found = page(shown, view="tasks")
+    for column in found.columns:
+        sign = 1 if column.higher_is_better else -1
+        for row in found.every:
+            value = row.cells[column.key]
+            if value.distance is None or value.value is None or value.low is None or value.high is None:
+                continue
+            apart = np.hypot((value.high - value.low) / 2, column.best_half)
+            assert value.distance == pytest.approx(abs((column.best or 0.0) - value.value) / apart)
+            if row.ranked:
+                assert sign * ((column.best or 0.0) - value.value) >= 0  # nobody ranked is better than the best
+
+
+# ---- order
+
+
+@pytest.mark.parametrize("key", ["rank", "name", "size", "date", "tokens", "grammar", "knowledge"])
+def test_what_has_no_value_comes_last_either_way_round(key: str, shown: Snapshot) -> None:
+    def value(row: board.Row) -> Any:
+        simple = {
+            "rank": row.ranked and row.ranked.klass,
+            "name": row.model.name,
+            "size": row.model.parameters,
+            "date": row.model.created,
+            "tokens": row.model.tokens_per_word,
+        }
+        return simple[key] if key in simple else row.cells[key].value
+
+    forth, back = (list(page(shown, sort=key, order=order).every) for order in ("", "reverse"))
+    some = sum(value(row) is not None for row in forth)
+    for rows in (forth, back):
+        assert all(value(row) is not None for row in rows[:some])
+        assert all(value(row) is None for row in rows[some:])
+    assert forth[:some] == back[:some][::-1] and forth[some:] == back[some:]
+
+
+def test_the_best_comes_first_whatever_better_means(shown: Snapshot) -> None:
+    found = page(shown, board="checkpoints", view="tasks", sort="bits_per_byte_et")
+    values = [row.cells["bits_per_byte_et"].value for row in found.every]
+    assert values == sorted(values)
+    found = page(shown, sort="reading")
+    values = [row.cells["reading"].value for row in found.every if row.cells["reading"].value is not None]
+    assert values == sorted(values, reverse=True)
+
+
+def test_pages_together_are_the_whole_list(shown: Snapshot) -> None:
+    whole = page(shown).every
+    paged = [row for number in range(1, 5) for row in page(shown, rows="50", page=str(number)).rows]
+    assert [row.model.slug for row in paged] == [row.model.slug for row in whole]
+
+
+def test_unranked_rows_are_there_when_asked_for(shown: Snapshot) -> None:
+    usual = board.page(shown, Query.read({"rows": "200"}))
+    assert all(row.ranked or row.unranked == "reference" for row in usual.every)
+    assert {row.unranked for row in page(shown).every} >= {
+        "claimed",
+        "rescored",
+        "withdrawn",
+        "reference",
+        "incomplete",
+    }
+
+
+def test_the_same_database_gives_the_same_board(board_world: World) -> None:
+    one, other = (take(board_world.database) for _ in range(2))
+    assert site.as_json(_plain(one)) == site.as_json(_plain(other)) and places(page(one)) == places(page(other))
