@@ -40,7 +40,7 @@ class EvalSettings:
     """What `estbench eval` (and `estbench pull`) can be told."""
 
     model: str = option(
-        "a checkpoint's folder, owner/name on the Hub, demo or demo-base; a,b and step-* are several", ""
+        "a checkpoint's folder, owner/name on the Hub, or a demo model; a,b and step-* are several", ""
     )
     tasks: str | None = option("suites and tasks, with commas; core for a chat model, core_base otherwise", None)
     engine: str = option("what computes", "hf", choices=ENGINES)
@@ -77,7 +77,7 @@ class EvalSettings:
     def __post_init__(self) -> None:
         if not self.model and not (self.engine == "openai" and self.engine_options.get("model")):
             remote = "engine.model=, the endpoint's id of a model"
-            local = "a checkpoint's folder, owner/name on the Hub, demo or demo-base"
+            local = "a checkpoint's folder, owner/name on the Hub, or a demo model"
             raise ConfigError(f"model= is missing: {remote if self.engine == 'openai' else local}.")
         if self.share is not None and not 0 < self.share <= 1:
             raise ConfigError(f"share={self.share} is not above 0 and at most 1.")

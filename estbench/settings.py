@@ -110,7 +110,7 @@ class CometSettings:
 class ParitySettings:
     """What `estbench parity` can be told."""
 
-    model: str = option("a checkpoint's folder, owner/name on the Hub, demo or demo-base")
+    model: str = option("a checkpoint's folder, owner/name on the Hub, or a demo model")
     tasks: str = option("suites and tasks, with commas")
     engines: str = option("two engines, each with options behind colons: hf,hf:dtype=bfloat16", "hf,vllm")
     limit: int | None = option("at most N documents a task, by hash order", 50, least=1)

@@ -27,6 +27,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from submission_fixtures import Board, board, demo_run
 
+from estbench.cards import Stage, TrainingCard
 from estbench.database import queries
 from estbench.identity import canonical
 from estbench.runs import Run
@@ -445,6 +446,46 @@ def test_a_document_twice_is_refused(shop: Workshop) -> None:
 )
 def test_a_manifest_with_a_wrong_field_is_refused(shop: Workshop, key: str, value: Any) -> None:
     refused(shop, shop.changed("manifest.json", lambda found: found | {key: value}), 400, "manifest.json")
+
+
+CARD: dict[str, Any] = {"licence": "MIT", "base_models": ["a/b"], "languages": ["et"]}
+TRAINED = TrainingCard("demo", "base", "cpt", False, (Stage("cpt", "demo"),), series="demo", tokens=5).to_dict()
+
+
+def said_of_the_model(shop: Workshop, **more: Any) -> Files:
+    return shop.changed("manifest.json", lambda found: found | {"model": found["model"] | more})
+
+
+def test_what_a_models_folder_says_of_it_travels(shop: Workshop) -> None:
+    links = {"licence": "https://example.ee/litsents"}
+    files = said_of_the_model(shop, card=CARD | {"links": links}, training=TRAINED)
+    assert open_bundle(shop.archive(files)).manifest["model"]["training"]["final"] is False
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"training": "x"},
+        {"training": {"final": False}},
+        {"training": TRAINED | {"golds": ["B"]}},
+        {"training": TRAINED | {"lineage": "x"}},
+        {"card": []},
+        {"card": CARD | {"licence": 5}},
+        {"card": CARD | {"languages": "et"}},
+        {"card": CARD | {"links": {"licence": "javascript:alert(1)"}}},
+        {"card": CARD | {"links": {"licence": "https://a.ee", "more": "https://a.ee"}}},
+        {"card": CARD | {"note": "x"}},
+        {"hashes": 5},
+    ],
+)
+def test_a_card_that_pages_could_not_show_is_refused(shop: Workshop, more: dict[str, Any]) -> None:
+    refused(shop, said_of_the_model(shop, **more), 400, "manifest.json: model")
+
+
+@pytest.mark.parametrize("key", ["identity", "versions", "host"])
+def test_texts_are_texts(shop: Workshop, key: str) -> None:
+    files = shop.changed("manifest.json", lambda found: found | {key: {"a": ["b"]}})
+    refused(shop, files, 400, "more than plain texts")
 
 
 def test_text_that_is_not_canonical_is_refused(shop: Workshop) -> None:

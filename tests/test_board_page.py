@@ -269,6 +269,13 @@ def test_every_link_of_the_page_leads_somewhere(web: TestClient) -> None:
     assert {link: web.get(link).status_code for link in own if web.get(link).status_code != 200} == {}
 
 
+def test_the_figure_and_the_data_can_be_taken_along(web: TestClient) -> None:
+    for url in ("/?size=large", "/en/?size=large"):
+        found = [link for link in links(page(web, url), "p[@class='formats']") if "size=large" in link]
+        kinds = [web.get(link).headers["content-type"].partition(";")[0] for link in found]
+        assert kinds == ["image/svg+xml", "application/json", "text/csv"]
+
+
 def test_pages_hold_so_many_rows_and_lead_on(web: TestClient, tmp_path: Path) -> None:
     with open_database(f"sqlite:///{tmp_path / 'world.db'}") as database:
         fill(database, models=75, tasks=2, docs=20, base=0, checkpoints=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from submission_fixtures import Board, Live, board, copied, demo_run, edit_json,
 from estbench import config, runner
 from estbench.config import EvalSettings
 from estbench.database import index_run, queries
-from estbench.errors import ConfigError, DataError
+from estbench.errors import ConfigError, DataError, MissingPartError
 from estbench.runs import Run
 
 __all__ = ["board", "demo_run", "live"]  # fixtures
@@ -314,6 +315,12 @@ def test_a_push_without_a_good_token_is_one_line(
     with pytest.raises((ConfigError, DataError), match=message) as caught:
         pushing.push(settings(run=demo_run.path, url=live.url))
     assert "\n" not in str(caught.value) and "A" * 43 not in str(caught.value)
+
+
+def test_without_cryptography_the_cure_is_named(demo_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+    with pytest.raises(MissingPartError, match=r"pip install 'estbench\[push\]'"):
+        pushing.push(settings(run=demo_run.path, url="https://tabel.example.ee"))
 
 
 def test_a_board_that_is_not_there_is_one_line(board: Board, demo_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,11 @@ VERBS = {
     "env": ("list", "install", "remove"),
     "gate": ("run", "calibrate", "noise"),
     "baseline": ("list", "set"),
+    "export": ("site",),
+    "board": (
+        *("submissions", "token", "rescore", "moderate", "audit", "hide", "show", "mark", "unmark", "correct"),
+        *("withdraw", "describe"),
+    ),
 }
 IMPLIED = {"run"}  # verbs that nobody types
 

@@ -25,12 +25,14 @@ from estbench_leaderboard.catalogue import CODES
 from estbench_leaderboard.errors import NotFound, PageError
 from estbench_leaderboard.routes import FORMS, PAGES, Page
 from estbench_leaderboard.site import Site, as_csv, as_json
+from estbench_leaderboard.submissions.web import Intake
+from estbench_leaderboard.submissions.web import routes as submitted
 
 log = logging.getLogger("estbench.leaderboard")
 
 
-def create(site: Site) -> FastAPI:
-    """The application of a site."""
+def create(site: Site, intake: Intake | None = None) -> FastAPI:
+    """The application of a site. intake: where submissions go; None takes none, and has no maintainers' pages."""
     app = FastAPI(title="estbench", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.site = site
     app.mount("/static", responses.Static())
@@ -42,6 +44,8 @@ def create(site: Site) -> FastAPI:
     app.add_api_route("/en", lambda: RedirectResponse("/en/", 308), include_in_schema=False)
     app.include_router(api.router)
     app.include_router(files.router)
+    if intake is not None:
+        app.include_router(submitted(site.database, intake))
     app.add_exception_handler(PageError, _refused(site))
     app.add_exception_handler(HTTPException, _refused(site))
     app.add_exception_handler(StoreError, _unavailable(site))

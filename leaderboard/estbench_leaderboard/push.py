@@ -46,6 +46,7 @@ Progress = Callable[[int, int], None]
 
 def push(settings: PushSettings) -> int:
     """Show what would become public, and send the run."""
+    bundle.check_parts()
     run = Run(find_run(settings.run))
     audience = audience_of(settings.url)
     _check_embargo(settings.embargo)

@@ -7,6 +7,7 @@ message   an error as a page, or as JSON where JSON was asked for
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import json
@@ -75,6 +76,7 @@ class Pages:
         self.app, self.site = app, site
         self.pages: OrderedDict[tuple[int, bytes, bytes], Kept] = OrderedDict()
         self.size = 0
+        self.making: dict[tuple[int, bytes, bytes], asyncio.Event] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,9 +104,19 @@ class Pages:
             await self.app(scope, receive, _with_headers(send))
             return
         key = await self._key(scope)
+        if key in self.making:  # many may ask for a new page at once: it is made once
+            await self.making[key].wait()
         kept = self.pages.get(key) if key else None
         if kept is None:
-            kept = await self._made(scope, receive, send, key)
+            ready = asyncio.Event()
+            if key:
+                self.making.setdefault(key, ready)
+            try:
+                kept = await self._made(scope, receive, send, key, ready)
+            finally:
+                ready.set()
+                if key and self.making.get(key) is ready:
+                    del self.making[key]
         elif key:
             self.pages.move_to_end(key)
         if kept is not None:
@@ -124,9 +136,15 @@ class Pages:
         return snapshot.version, scope["path"].encode(), query
 
     async def _made(
-        self, scope: Scope, receive: Receive, send: Send, key: tuple[int, bytes, bytes] | None
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        key: tuple[int, bytes, bytes] | None,
+        ready: asyncio.Event,
     ) -> Kept | None:
-        """Let the page below answer. A good page is kept and returned, everything else is sent on as it comes."""
+        """Let the page below answer. A good page is kept and returned; everything else is sent on as it comes, and
+        nobody waits (`ready`) for who gets it."""
         start: dict[str, Any] = {}
         parts: list[bytes] = []
         passed = False
@@ -138,6 +156,7 @@ class Pages:
                 plain = part["status"] == 200 and any(name == b"x-estbench-version" for name, _ in part["headers"])
                 if not plain:
                     passed = True
+                    ready.set()
                     await _with_headers(send)(part)
             elif passed:
                 await send(part)
@@ -154,6 +173,8 @@ class Pages:
         return kept
 
     def _keep(self, key: tuple[int, bytes, bytes], kept: Kept) -> None:
+        if (before := self.pages.pop(key, None)) is not None:
+            self.size -= _size(before)
         self.pages[key] = kept
         self.size += _size(kept)
         while self.size > KEPT and self.pages:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import sqlite3
@@ -28,6 +29,7 @@ from estbench.errors import ConfigError, StoreError
 from estbench.home import home
 from estbench_leaderboard.app import create
 from estbench_leaderboard.site import Site
+from estbench_leaderboard.submissions.web import Intake
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,7 +49,11 @@ def serve(settings: ServeSettings) -> int:
         site = Site(database, immutable=settings.immutable, base_url=base_url)
         site.snapshots.current()
         with listening(settings.host, settings.port) as door:
-            app: ASGIApp = create(site)
+            # Bundles are signed for one board: for its public address, or on a desk for the one that it listens at.
+            intake = (
+                None if settings.immutable else Intake(home() / "board", base_url or _address(door), secret=_secret())
+            )
+            app: ASGIApp = create(site, intake)
             config = uvicorn.Config(
                 Longer(app) if settings.immutable else app,
                 log_level="warning",
@@ -92,6 +98,22 @@ def _watch(database: Database, path: Path) -> None:
     def taken(raw: sqlite3.Connection, record: Any, proxy: Any) -> None:
         if record.info.get("file") != _file(path):
             raise DisconnectionError
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _secret() -> bytes:
+    """What signs maintainers' sessions; made once, so that they outlast a restart."""
+    path = home() / "board" / "session_secret"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), open(path, "xb", opener=_private) as file:
+            file.write(secrets.token_bytes(32))
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path} can't be kept ({error.strerror}): set ESTBENCH_HOME to a writable folder.") from None
 
 
 def _file(path: Path) -> tuple[int, int] | None:

@@ -49,7 +49,7 @@ class OnBoard:
     ranked: tuple[Standing, ...]  # the best first
     others: tuple[Standing, ...]  # with a score, and no place
     unsure: bool
-    elsewhere: Mapping[str | None, int]  # other_version, other_prompt -> models
+    elsewhere: Mapping[str, int]  # other_version, other_prompt -> models
 
 
 @dataclass(frozen=True)

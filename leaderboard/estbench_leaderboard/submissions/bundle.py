@@ -132,6 +132,11 @@ def _response_file(task: str) -> str:
 # ---- keys and signatures
 
 
+def check_parts() -> None:
+    """MissingPartError without the package `cryptography`."""
+    _ed25519()
+
+
 def new_key() -> Ed25519PrivateKey:
     """A key to sign with; MissingPartError without the package `cryptography`."""
     return _ed25519().Ed25519PrivateKey.generate()  # type: ignore[no-any-return]

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import Any
 
-from estbench.errors import ConfigError, StoreError
+from estbench.cards import TrainingCard
+from estbench.errors import ConfigError, ModelError, StoreError
 from estbench.exports import _public as without_places
 from estbench.runs import Run, Score
 from estbench.scoring import BOUNDS
@@ -173,6 +174,9 @@ def check_manifest(value: Any) -> dict[str, Any]:
         if not isinstance(found.get(key), dict):
             raise Refused(400, f"manifest.json: {key} is no mapping.")
         _check_free(found[key], f"manifest.json: {key}")
+    for key in ("identity", "versions", "host"):
+        if not all(value is None or (isinstance(value, str) and value.isprintable()) for value in found[key].values()):
+            raise Refused(400, f"manifest.json: {key} holds more than plain texts.")
     suites = found.get("suites")
     if not isinstance(suites, list) or not all(isinstance(name, str) and TASK.fullmatch(name) for name in suites):
         raise Refused(400, "manifest.json: suites is no list of names.")
@@ -194,6 +198,31 @@ def _check_model(value: Any) -> None:
     if "/" in (model.get("path") or ""):
         raise Refused(400, "manifest.json: model.path names a place on a machine.")
     _check_free(model, "manifest.json: model")
+    if not isinstance(model.get("hashes") or {}, dict) or not isinstance(model.get("shown") or {}, dict):
+        raise Refused(400, "manifest.json: model.hashes or model.shown is no mapping.")
+    _check_cards(model)
+
+
+def _check_cards(model: dict[str, Any]) -> None:
+    """What the model's folder says of it, in the very form in which `estbench.cards` reads it: pages rely on that."""
+    if (training := model.get("training")) is not None:
+        try:
+            same = TrainingCard.from_dict(training).to_dict() == training
+        except ModelError as error:
+            raise Refused(400, f"manifest.json: model.training: {error}") from None
+        if not same:
+            raise Refused(400, "manifest.json: model.training has fields that do not belong there.")
+    if "card" not in model:
+        return
+    card = _fields(model["card"], {"licence", "base_models", "languages", "links"}, "manifest.json: model.card")
+    links = card.get("links", {})
+    texts = [card.get("licence") or "-", *links.values()] if isinstance(links, dict) else [None]
+    for key in ("base_models", "languages"):
+        texts += card[key] if isinstance(card.get(key), list) else [None]
+    if not all(isinstance(text, str) and text.isprintable() and text for text in texts):
+        raise Refused(400, "manifest.json: model.card holds more than plain texts.")
+    if links.keys() > {"licence"} or not all(re.fullmatch(r"https?://\S+", link) for link in links.values()):
+        raise Refused(400, "manifest.json: model.card has a link that is none.")
 
 
 def _check_card(task: Any, value: Any) -> None:

@@ -54,7 +54,7 @@ def worker_name() -> str:
 def claim(database: Database, worker: str, *, only: str | None = None, lease: float = LEASE) -> Submission | None:
     """Take the oldest submission that nobody works on; None if there is none. only: this one or none."""
     now = datetime.now(UTC)
-    free = or_(OF.lease.is_(None), OF.lease.is_not(None))
+    free = or_(OF.lease.is_(None), OF.lease < stamp(now))
     query = select(schema.submissions).where(OF.state == "received", free)
     if only is not None:
         query = query.where(OF.id == only)
