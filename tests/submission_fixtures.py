@@ -114,13 +114,11 @@ def live(board: Board) -> Iterator[Live]:
     import uvicorn
     from estbench_leaderboard.app import create
     from estbench_leaderboard.site import Site
-    from estbench_leaderboard.submissions.web import Intake, routes
+    from estbench_leaderboard.submissions.web import Intake
 
     door = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{door.getsockname()[1]}"
-    app = create(Site(board.database))
-    if not any(getattr(route, "path", "") == "/api/v1/submissions" for route in app.routes):
-        app.include_router(routes(board.database, Intake(board.folder, url)))
+    app = create(Site(board.database), Intake(board.folder, url))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
     thread.start()

@@ -80,7 +80,7 @@ def test_each_model_is_one_dot_inside_the_figure_however_many_there_are(count: i
     assert sum(dot.get("stroke") is not None for dot in found) == sum(not dot.ranked for dot in dots)
     for dot in found:
         assert distribution.LEFT <= float(dot.get("cx", "nan")) <= distribution.RIGHT
-        assert 0 < float(dot.get("cy", "nan")) - float(dot.get("r", "nan"))
+        assert float(dot.get("cy", "nan")) - float(dot.get("r", "nan")) > 0
 
 
 def test_the_level_of_guessing_is_drawn_where_it_is_near() -> None:

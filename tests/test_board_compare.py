@@ -86,7 +86,7 @@ def test_intervals_of_corpus_metrics_are_near_those_of_the_bootstrap(board_world
             if not line.difference.method.startswith("jackknife"):
                 continue
             wanted = {run: {line.task.name} for run in line.runs}
-            stored = comparing._stored(board_world.database, wanted, (pair.first, pair.other))
+            stored = comparing.stored_runs(board_world.database, wanted, (pair.first, pair.other))
             a, b = (stored[run] for run in line.runs)
             items = a.items(line.task.name), b.items(line.task.name)
             metric = line.comparison.metric
@@ -99,13 +99,18 @@ def test_intervals_of_corpus_metrics_are_near_those_of_the_bootstrap(board_world
     assert {"chrf++", "f0.5"} <= checked
 
 
-def test_p_values_are_adjusted_over_all_pairs_of_the_page(web: TestClient) -> None:
-    found = results(web, f"{ALFA},{BEETA},{DELTA}")
-    assert len(found) == 8
-    wanted = stats.benjamini_hochberg([row["p"] for row in found.values()])
-    assert [row["p_adjusted"] for row in found.values()] == pytest.approx(wanted)
-    alone = results(web, TWO["m"])
-    assert any(alone[key]["p_adjusted"] != pytest.approx(found[key]["p_adjusted"]) for key in alone)
+def test_p_values_are_adjusted_over_all_pairs_of_the_page(board_world: Made) -> None:
+    snapshot = board_world.snapshot()
+    chosen = [model for model in snapshot.boards["chat"].models.values() if model.ranked][8:12]
+    pairs = comparing.of(board_world.database, snapshot, chosen)
+    found = [line.row for pair in pairs for line in pair.lines if not line.problems]
+    assert [row.p_adjusted for row in found] == pytest.approx(stats.benjamini_hochberg([row.p for row in found]))
+    one_by_one = [comparing.of(board_world.database, snapshot, [chosen[0], other])[0] for other in chosen[1:]]
+    alone = [line.row.p_adjusted for pair in one_by_one for line in pair.lines if not line.problems]
+    assert [row.p_adjusted for row in found] != pytest.approx(alone)
+    pooled = [one for pair in pairs for one in (pair.total, *pair.skills) if one is not None]
+    assert sorted(one.p_adjusted for one in pooled) == pytest.approx(sorted(stats.holm([one.p for one in pooled])))
+    assert {line.verdict for pair in pairs for line in pair.lines} >= {"a", "b", "open"}
 
 
 def test_pooled_differences_are_in_points_and_every_skill_counts_the_same(world: World, web: TestClient) -> None:
@@ -332,7 +337,7 @@ def test_what_can_not_be_told_apart_comes_first_and_in_words(world: World) -> No
     first, other = models(snapshot, ALFA, BEETA)
     (pair,) = comparing.of(world.database, snapshot, [first, other])
     unsure = [line.task for line in pair.lines if line.verdict == "open"]
-    assert 0 < len(unsure)
+    assert len(unsure) > 0
     found = words(pair, site, "et")
     assert found["lists"][0] == (languages()["et"].t("compare.words.apart"), unsure)
     key = "all" if len(unsure) == len(pair.lines) else "open"

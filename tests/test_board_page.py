@@ -113,8 +113,11 @@ def test_each_score_has_its_interval_beside_it(web: TestClient, snapshot: Snapsh
     shown = cell(page(web, "/"), row.model.name, 0)
     assert words(shown).startswith(language.score(value.value, column.unit))
     assert f"±{language.score((value.high - value.low) / 2, column.unit)}" in words(shown)
-    start, end = re.findall(r"M(\d+) 4H(\d+)", html.tostring(shown, encoding="unicode"))[0]
-    assert abs(int(start) - 100 * value.low) <= 0.5 and abs(int(end) - 100 * value.high) <= 0.5
+    start, width, back = map(
+        int, re.findall(r"M(\d+) 4h(\d+)m(-?\d+)-3v6", html.tostring(shown, encoding="unicode"))[0]
+    )
+    assert abs(start - 100 * value.low) <= 0.5 and abs(start + width - 100 * value.high) <= 0.5
+    assert abs(start + width + back - 100 * (value.value or 0)) <= 0.5
 
 
 def test_distance_from_the_best_is_more_than_a_colour(web: TestClient) -> None:
@@ -374,7 +377,7 @@ def test_an_error_is_a_page_with_a_way_back(web: TestClient) -> None:
 @pytest.mark.slow
 def test_two_hundred_models_and_thirty_tasks_weigh_less_than_100_kilobytes(tmp_path: Path) -> None:
     with open_database(f"sqlite:///{tmp_path / 'world.db'}") as database:
-        fill(database, docs=20)
+        fill(database, docs=200)
         with client(database) as web:
             answer = web.get("/?view=tasks&rows=200&all=yes")
             tree = html.fromstring(answer.text)

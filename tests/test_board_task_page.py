@@ -63,7 +63,7 @@ def test_the_list_has_every_task_of_every_board_with_its_best_ranked_model(large
             cells = [model.cells[name] for model in board.models.values() if model.withdrawn is None]
             assert row["models"] == sum(cell.score is not None and cell.score.value is not None for cell in cells)
             counted = [model.cells[name] for model in board.models.values() if model.ranked]
-            values = [cell.score.value for cell in counted if cell.reason is None and cell.score]
+            values = [cell.score.value or 0.0 for cell in counted if cell.reason is None and cell.score]
             assert row["best"] == (max if task.higher_is_better else min)(values)
     assert len(rows(web.get("/en/tasks.csv").text)) == len(found)
     page = web.get("/ulesanded").text
@@ -97,7 +97,9 @@ def test_a_task_ranks_the_models_that_were_measured_in_it_among_themselves(large
         assert score is not None and row["value"] == score.value and row["ci_low"] == score.ci_low
 
 
-def test_models_without_a_place_are_shown_with_the_reason(board_world: Made, large: tuple[TestClient, Snapshot]) -> None:
+def test_models_without_a_place_are_shown_with_the_reason(
+    board_world: Made, large: tuple[TestClient, Snapshot]
+) -> None:
     web, snapshot = large
     name = board_world.tasks["chat"][0]
     found = {row["model"]: row for row in rows(web.get(f"/ulesanne/{name}.csv").text) if row["board"] == "chat"}

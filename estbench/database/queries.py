@@ -172,7 +172,7 @@ def tasks(database: Database, run: str) -> list[TaskRow]:
     columns += [TASKS[field.name] for field in fields_of(TaskRow) if field.name not in ("run", "primary")]
     with database.read() as connection:
         rows = connection.execute(select(*columns).where(TASKS.run_id == run).order_by(TASKS.position)).all()
-        if not rows:
+        if not rows and connection.scalar(select(RUNS.id).where(RUNS.id == run)) is None:
             raise _no_run(run, connection.scalars(select(RUNS.id)), database)
     return [TaskRow(**row._mapping) for row in rows]
 

@@ -151,11 +151,11 @@ def of(database: Database, snapshot: Snapshot, models: Sequence[Model]) -> tuple
         for task in first.cells.keys() & other.cells.keys():
             for side in (first, other):
                 wanted[str(side.cells[task].run)].add(task)
-    stored = _stored(database, wanted, (first, *others))
+    stored = stored_runs(database, wanted, (first, *others))
     return _adjusted([_pair(first, other, stored) for other in others])
 
 
-def _stored(database: Database, wanted: Mapping[str, set[str]], sides: Iterable[Subject]) -> dict[str, Stored]:
+def stored_runs(database: Database, wanted: Mapping[str, set[str]], sides: Iterable[Subject]) -> dict[str, Stored]:
     """Runs with the tasks that are wanted of them, in three queries."""
     tasks, item, runs = schema.run_tasks.c, schema.items.c, list(wanted)
     columns = (tasks.run_id, tasks.task, tasks.card, tasks.form, tasks.primary_metric)

@@ -237,15 +237,19 @@ def _model_rows(database: Database, runs: list[queries.RunRow], hidden: decided.
 
 def _board(row: Any, model: Mapping[str, Any]) -> str:
     """The board of a task of a run: by its form, but checkpoints of a training run have their own."""
-    training = (model["card"] or {}).get("training")
-    if training and training.get("final") is False:
+    if _part(model["card"], "training").get("final") is False:
         return "checkpoints"
     return FORMS.get(row.form or "completion", "base")
 
 
 def _version(row: Any) -> tuple[Any, ...]:
-    card = row.card or {}
-    return (card.get("data") or {}).get("hash"), card.get("scorer"), row.shots, row.primary_metric
+    return _part(row.card, "data").get("hash"), row.card.get("scorer"), row.shots, row.primary_metric
+
+
+def _part(card: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """A part of a card, which others wrote: empty where it is no mapping."""
+    found = (card or {}).get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _board_of(
@@ -332,6 +336,10 @@ def _model(
     known = {**_from_card(card), **row["facts"]}
     words = [of for of in counted if of.words and of.language == "et"]
     listed = tuple(dict.fromkeys(of.run_id for of in counted))
+    withdrawn = hidden.withdrawn(fingerprint)
+    shown = {task: cells.get(task) or _skipped(listed, task, scores) for task in tasks}
+    if withdrawn is not None:  # a tombstone: that it was here, and why it went
+        listed, shown = (), dict.fromkeys(tasks, Cell(None, None, "hidden"))
     return Model(
         slug=slug(row["name"], fingerprint),
         name=row["name"],
@@ -343,20 +351,20 @@ def _model(
         runs=listed,
         remote=runs[counted[0].run_id].observed is not None,
         facts=known,
-        training=card.get("training"),
+        training=_part(card, "training") or None,
         tokens_per_word=sum(of.tokens for of in words) / sum(of.words for of in words) if words else None,
         badge="operator" if "operator" in badges else hidden.badge(counted[0].run_id),
         submitter=None if "operator" in badges else hidden.submitter(counted[0].run_id),
-        cells={task: cells.get(task) or _skipped(listed, task, scores) for task in tasks},
+        cells=shown,
         reference=known.get("kind") == "reference" or not any(_version(of)[0] for of in counted),
-        withdrawn=hidden.withdrawn(fingerprint),
+        withdrawn=withdrawn,
     )
 
 
 def _from_card(card: Mapping[str, Any]) -> dict[str, Any]:
     """What the model's own files say of it; people's word goes before it."""
-    own = card.get("card") or {}
-    return {"licence": own["licence"]} if own.get("licence") else {}
+    licence = _part(card, "card").get("licence")
+    return {"licence": licence} if isinstance(licence, str) and licence else {}
 
 
 def _skipped(runs: tuple[str, ...], task: str, scores: Mapping[tuple[str, str], Score]) -> Cell:

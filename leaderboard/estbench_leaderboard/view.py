@@ -385,7 +385,8 @@ def _bar(value: float, low: float | None, high: float | None, chance: float | No
     start, end = (at if one is None else _place(one, scale) for one in (low, high))
     guess = "" if chance is None else f'<path d="M{_place(chance, scale)} 0v8"/>'
     frame = '<svg class=b viewBox="0 0 100 8" preserveAspectRatio=none aria-hidden=true>'
-    return f'{frame}{guess}<path d="M{start} 4H{end}M{at} 1v6"/></svg>'
+    drawn = f"M{start} 4h{end - start}m{at - end}-3v6"  # relative: many cells have the same widths, which packs well
+    return f'{frame}{guess}<path d="{drawn}"/></svg>'
 
 
 def _place(value: float, scale: int) -> int:

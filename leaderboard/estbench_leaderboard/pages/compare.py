@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -298,10 +299,10 @@ def _figure(request: Request, pair: Pair) -> tuple[str, str] | None:
         if scale is not None and found.value is not None and one.verdict != "incomparable":
             low, high = (None if end is None else scale * end for end in found.interval())
             rows.append(forest.Line(title, scale * found.value, low, high, one.verdict, isinstance(one, Pooled)))
-    drawn = [
+    drawn = [  # no heading above nothing
         row
-        for row, after in zip(rows, [*rows[1:], forest.Line("")], strict=True)
-        if row.value is not None or after.value is not None  # no heading above nothing
+        for row, after in itertools.pairwise([*rows, forest.Line("")])
+        if row.value is not None or after.value is not None
     ]
     if not drawn:
         return None
