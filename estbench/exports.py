@@ -43,7 +43,7 @@ def export(run: Run, target: Path, *, private: bool) -> list[str]:
                 (folder / part).mkdir(exist_ok=True)
             if not private:
                 lacking = dict.fromkeys([*run.manifest.get("items_left_out", ()), *left_out])
-                write_json(folder / "manifest.json", _public(run.manifest) | {"items_left_out": list(lacking)})
+                write_json(folder / "manifest.json", without_places(run.manifest) | {"items_left_out": list(lacking)})
             if target.name.endswith(".tar.gz"):
                 packed_file = Path(temporary) / target.name
                 with tarfile.open(packed_file, "w:gz") as packed:
@@ -63,7 +63,7 @@ def _private(path: Path, names: list[str], run: Run, kept_back: set[str]) -> lis
     return [name for name in names if kept_back and name not in (*PARTS, "manifest.json", "scores.json")]
 
 
-def _public(manifest: dict[str, Any]) -> dict[str, Any]:
+def without_places(manifest: dict[str, Any]) -> dict[str, Any]:
     """The manifest without where things lay on this machine: of each path its last part."""
     changed = dict(manifest)
     if path := manifest["model"]["path"]:  # a model behind an endpoint has none

@@ -46,7 +46,7 @@ SENT = {
     "taken_back": ("withdrawn", "claimed", None),
     "embargoed": ("published", "audited", LATER),
 }
-STAGES = {"cpt": "foundation", "sft": "cpt", "dpo": "sft", "merge": "dpo"}  # what each was made of
+STAGES = ("cpt", "sft", "dpo", "merge")
 ODD_NAMES = (
     "<script>alert('nimi')</script>",
     "pikk" * 75,
@@ -172,15 +172,35 @@ def _checkpoints(maker: Maker, count: int, tasks: Sequence[Made]) -> None:
 
 
 def lineage(maker: Maker, stage: str, tokens: int, *, final: bool) -> dict[str, Any]:
-    """A training card."""
+    """A training card, as docs/cards.md describes it."""
+    outside, order = maker.outside, ("pretraining", *STAGES)
+    steps = [
+        {
+            "stage": name,
+            "name": outside("lineage", "foundation" if name == "pretraining" else f"estbench-{name}"),
+            "fingerprint": maker.cases.get("foundation" if name == "pretraining" else name),
+            "tokens": tokens,
+        }
+        for name in order[: order.index(stage) + 1]
+    ]
+    series = outside("series", f"estbench-{stage}")
     return {
-        "stage": stage,
-        "parents": [maker.outside("lineage", STAGES[stage])],
+        "schema": 1,
+        "name": series,
+        "kind": "base" if stage == "cpt" else "chat",
+        "stage": outside("stage", stage),
+        "final": final,
+        "lineage": steps,
+        "series": series,
         "tokens": tokens,
         "step": max(1, tokens // 1_000_000),
-        "final": final,
-        "recipe": maker.outside("recipe", f"{stage}.yaml"),
-        "series": maker.outside("series", f"estbench-{stage}"),
+        "steps_planned": 30_000,
+        "recipe": {"name": outside("recipe", f"{stage}.yaml"), "hash": digest("recipe", stage)[:12]},
+        "data": [
+            {"name": outside("training_data", "eesti veeb"), "licence": "CC0-1.0", "tokens": tokens, "share": 0.8}
+        ],
+        "hours": 12.5,
+        "energy_kwh": None,
     }
 
 

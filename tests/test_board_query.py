@@ -13,9 +13,10 @@ from estbench_leaderboard.catalogue import CODES, languages
 from estbench_leaderboard.errors import BadRequest
 from estbench_leaderboard.query import Query
 from estbench_leaderboard.skills import PRESETS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+calm = settings(deadline=None)  # machines are busy
 NAMES = st.from_regex(r"[A-Za-z0-9_./+-]{1,80}", fullmatch=True)
 WEIGHTS = st.integers(0, 999_999).map(lambda n: n / 1000)
 TEXTS = st.text(st.characters(exclude_categories=("C", "Zl", "Zp"))).filter(str.isprintable)
@@ -47,11 +48,13 @@ def read(url: str) -> Query:
 
 
 @given(QUERIES)
+@calm
 def test_a_link_shows_what_its_sender_saw(state: Query) -> None:
     assert read(state.url("/")) == state
 
 
 @given(QUERIES)
+@calm
 def test_a_state_has_one_link(state: Query) -> None:
     assert read(state.url()).url() == state.url()
 
@@ -62,6 +65,7 @@ def test_the_start_page_has_no_parameters() -> None:
 
 
 @given(QUERIES, st.dictionaries(st.text(min_size=1), st.text()))
+@calm
 def test_strange_keys_are_ignored(state: Query, strange: dict[str, str]) -> None:
     known = {field.name for field in fields(Query)}
     values = dict(state.parameters())
@@ -69,6 +73,7 @@ def test_strange_keys_are_ignored(state: Query, strange: dict[str, str]) -> None
 
 
 @given(st.sampled_from([field.name for field in fields(Query)]), st.text())
+@calm
 def test_whatever_a_value_is_it_is_read_or_refused(key: str, value: str) -> None:
     named = None
     try:
@@ -139,6 +144,7 @@ def test_another_view_begins_on_its_first_page() -> None:
 
 @pytest.mark.parametrize("code", CODES)
 @given(state=QUERIES)
+@calm
 def test_every_state_has_a_sentence(code: str, state: Query) -> None:
     text = languages()[code].t
     told: list[Any] = [getattr(state, key) for key in ("licence", "since", "q") if getattr(state, key)]

@@ -149,7 +149,7 @@ def _read_task(run: Run, rows: _Rows, position: int, task: str, card: dict[str, 
     known = {name: card.get(name) for name in CARD}
     row = {"run_id": run.id, "task": task, "position": position, "n": len(samples), **known}
     row |= {"primary_metric": card.get("primary"), "publish_items": bool(card.get("publish_items")), "card": card}
-    row |= dict.fromkeys(schema.SHARED)
+    row |= dict.fromkeys((*schema.SHARED, "tokens", "words"))
     if samples:
         row |= _share(run, rows, task, samples)
         rows.tables["items"] += [{"run_id": run.id, "task": task, **item} for item in _items(samples)]

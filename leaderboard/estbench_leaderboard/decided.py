@@ -18,7 +18,7 @@ from sqlalchemy import select
 from estbench.database import schema
 from estbench.database.engine import Database
 
-OPPOSITE = {"show": "hide", "unmark": "mark"}
+OPPOSITE = {"show": "hide", "unmark": "mark", "publish": "withdraw"}
 
 
 @dataclass(frozen=True, slots=True)

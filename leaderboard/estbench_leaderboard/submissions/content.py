@@ -19,7 +19,7 @@ from typing import Any
 
 from estbench.cards import TrainingCard
 from estbench.errors import ConfigError, ModelError, StoreError
-from estbench.exports import _public as without_places
+from estbench.exports import without_places
 from estbench.runs import Run, Score
 from estbench.scoring import BOUNDS
 from estbench_leaderboard.submissions.errors import Refused
