@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging
 import math
 import threading
 import time
@@ -35,6 +36,9 @@ from estbench_leaderboard.snapshot import Snapshot, take
 
 HERE = Path(__file__).parent
 CHECK = 0.5  # seconds between looks at the database's version
+PAUSE = 60  # seconds until a snapshot that could not be made is tried again
+
+log = logging.getLogger("estbench.leaderboard")
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Snapshots:
         self._checked = -math.inf
         self._lock = threading.Lock()
         self._making: threading.Thread | None = None
+        self._retry = -math.inf  # not before: the last one could not be made
 
     def current(self) -> Snapshot:
         """The snapshot to answer with; StoreError while the database can't be read."""
@@ -108,7 +113,7 @@ class Snapshots:
         stale = self.database.version() != snapshot.version
         self._checked = time.monotonic()
         until = snapshot.hidden.until
-        if stale or (until is not None and until <= now()):
+        if (stale or (until is not None and until <= now())) and time.monotonic() >= self._retry:
             with self._lock:
                 if self._making is None or not self._making.is_alive():
                     self._making = threading.Thread(target=self._make, daemon=True)
@@ -119,6 +124,9 @@ class Snapshots:
             self._snapshot = take(self.database)
         except StoreError:
             self._checked = -math.inf  # the next request finds out, and says so
+        except Exception:  # a fault of ours or of the data: the pages stay as they were
+            self._retry = time.monotonic() + PAUSE
+            log.exception("%s as it is now can't be shown; trying again in %s s", self.database.label, PAUSE)
 
 
 class Site:
