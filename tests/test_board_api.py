@@ -372,8 +372,8 @@ def test_a_badge_says_the_rank_with_its_uncertainty(client: TestClient, board_wo
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("claimed", "esitaja sõnul"),
-        ("rescored", "üle arvutatud"),
+        ("claimed", "saatja sõnul"),
+        ("rescored", "ümber arvutatud"),
         ("reference", "võrdluseks"),
         ("withdrawn", "tagasi võetud"),
     ],

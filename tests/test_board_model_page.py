@@ -67,7 +67,7 @@ def test_each_score_has_its_evidence_and_leads_to_its_run(world: World, web: Tes
     ]
     assert shown["run"] == world.runs["beeta b"] and shown["score"]["n"] == cell.score.n
     page = web.get("/mudel/beeta").text
-    assert f"/jooks/{world.runs['beeta b']}?task=valik#documents" in page
+    assert f"/mootmine/{world.runs['beeta b']}?task=valik#documents" in page
     assert "task=salajane" not in page  # its documents are not published
     assert languages()["et"].score(cell.score.value, "proportion") in page
 
@@ -100,7 +100,7 @@ def test_lineage_is_linked_by_weights_and_not_by_name(web: TestClient) -> None:
 
 
 def test_the_command_and_the_manifest_tell_no_place_of_the_machine(web: TestClient) -> None:
-    for url in ("/mudel/alfa-aaaaaaaa", "/jooks/jooks-aaaa-5"):
+    for url in ("/mudel/alfa-aaaaaaaa", "/mootmine/jooks-aaaa-5"):
         for form in ("", ".json"):
             text = web.get(url + form).text
             assert "model=alfa tasks=mini" in text and "/kodu/mari" not in text
@@ -121,7 +121,7 @@ def test_corrections_about_a_model_stand_on_its_page(web: TestClient) -> None:
 
 def test_a_withdrawn_model_is_a_tombstone_in_every_form(world: World, web: TestClient) -> None:
     run = world.runs["gamma c"]
-    for url in ("/mudel/gamma", "/mudel/gamma.json", "/mudel/gamma.csv", "/en/model/gamma", f"/jooks/{run}.json"):
+    for url in ("/mudel/gamma", "/mudel/gamma.json", "/mudel/gamma.csv", "/en/model/gamma", f"/mootmine/{run}.json"):
         response = web.get(url)
         assert response.status_code == 410 and "kaalud olid valed" in response.text, url
     assert web.get("/mudel/beeta").status_code == 200
@@ -135,7 +135,7 @@ def test_a_hostile_name_stays_text_on_every_page(tmp_path: Path) -> None:
     with client(world.database) as web:
         model = take(world.database).model(fingerprint("9"))
         assert model is not None
-        for url in (f"/mudel/{model.slug}", f"/en/model/{model.slug}", f"/jooks/{run}", "/jooksud"):
+        for url in (f"/mudel/{model.slug}", f"/en/model/{model.slug}", f"/mootmine/{run}", "/mootmised"):
             text = web.get(url).text
             assert "<script>alert" not in text
             assert "&lt;script&gt;" in text
@@ -155,7 +155,7 @@ def test_a_manifest_from_outside_may_lack_or_twist_its_parts(tmp_path: Path) -> 
     }
     run = add(world, "katki", fingerprint("8"), documents(1), day=20, training={"lineage": "x", "tokens": None}, **odd)
     with client(world.database) as web:
-        for url in ("/mudel/katki", "/mudel/katki.json", f"/jooks/{run}", f"/jooks/{run}.json", f"/jooks/{run}.csv"):
+        for url in ("/mudel/katki", "/mudel/katki.json", f"/mootmine/{run}", f"/mootmine/{run}.json", f"/mootmine/{run}.csv"):
             assert web.get(url).status_code == 200, url
     world.database.close()
 

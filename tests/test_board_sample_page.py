@@ -104,7 +104,7 @@ def test_other_models_that_answered_the_same_document_stand_beside_it(world: Wor
 def everything(world: World) -> list[str]:
     """Each address of these pages that could show a document of these tasks, in all forms and both languages."""
     found = []
-    estonian, english = ("/mudel", "/jooks", "/vastus", "/jooksud"), ("/en/model", "/en/run", "/en/sample", "/en/runs")
+    estonian, english = ("/mudel", "/mootmine", "/vastus", "/mootmised"), ("/en/model", "/en/run", "/en/sample", "/en/runs")
     for (model, listing, answers, runs), form in [*((estonian, form) for form in ("", ".json", ".csv")), (english, "")]:
         found += [f"{runs}{form}", f"{runs}{form}?task=salajane", f"{model}/alfa{form}", f"{model}/beeta{form}"]
         for run in world.runs.values():
@@ -134,7 +134,7 @@ def test_a_card_from_outside_can_not_publish_what_this_board_withholds(world: Wo
 
 
 def listed(web: TestClient, world: World, query: str) -> Any:
-    return web.get(f"/jooks/{world.runs['alfa a']}.json?{query}").json()["documents"]
+    return web.get(f"/mootmine/{world.runs['alfa a']}.json?{query}").json()["documents"]
 
 
 def test_the_list_of_documents_begins_with_failures(world: World, web: TestClient) -> None:
@@ -150,26 +150,26 @@ def test_the_list_can_begin_with_the_worst_or_follow_the_data(world: World, web:
     worst = [row["value"] for row in listed(web, world, "task=tekst&order=worst")["rows"]]
     assert worst == sorted(worst) and worst[0] == 0
     assert [row["position"] for row in listed(web, world, "task=tekst&order=position")["rows"]] == list(range(50))
-    rows = list(csv.reader(io.StringIO(web.get(f"/jooks/{world.runs['alfa a']}.csv?task=valik").text)))
+    rows = list(csv.reader(io.StringIO(web.get(f"/mootmine/{world.runs['alfa a']}.csv?task=valik").text)))
     assert rows[0][:2] == ["position", "doc"] and len(rows) == 51
 
 
 def test_what_is_not_there_and_what_can_not_be_asked(world: World, web: TestClient) -> None:
     run, doc = world.runs["alfa a"], docs(world, world.runs["alfa a"], "tekst")[0]
     missing = (f"/vastus/{run}/0000/tekst", f"/vastus/{run}/{doc}/olematu", f"/vastus/olematu/{doc}/tekst")
-    for url in (*missing, "/jooks/olematu", f"/jooks/{run}?task=olematu", "/mudel/olematu"):
+    for url in (*missing, "/mootmine/olematu", f"/mootmine/{run}?task=olematu", "/mudel/olematu"):
         assert web.get(url).status_code == 404, url
     wrong = ("task=tekst&order=best", "task=tekst&page=0", "task=tekst&page=4", "order=%00")
-    for url in (*(f"/jooks/{run}?{query}" for query in wrong), "/jooksud?page=9", f"/vastus/{run}/{doc}/tekst?all=1"):
+    for url in (*(f"/mootmine/{run}?{query}" for query in wrong), "/mootmised?page=9", f"/vastus/{run}/{doc}/tekst?all=1"):
         assert web.get(url).status_code == 400, url
 
 
 def test_runs_can_be_filtered_and_name_their_model(world: World, web: TestClient) -> None:
-    every = web.get("/jooksud.json").json()["runs"]
+    every = web.get("/mootmised.json").json()["runs"]
     assert [row["run"] for row in every] == [world.runs[name] for name in ("alfa a", "beeta b", "alfa d")]
-    assert [row["model"] for row in web.get("/jooksud.json?model=beeta").json()["runs"]] == ["beeta"]
-    assert web.get(f"/jooksud.json?model={fingerprint('d')}&task=valik").json()["total"] == 1
-    assert web.get("/jooksud.json?task=olematu").json()["total"] == 0
+    assert [row["model"] for row in web.get("/mootmised.json?model=beeta").json()["runs"]] == ["beeta"]
+    assert web.get(f"/mootmised.json?model={fingerprint('d')}&task=valik").json()["total"] == 1
+    assert web.get("/mootmised.json?task=olematu").json()["total"] == 0
 
 
 def test_a_hidden_task_is_on_no_page_of_a_run(tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_a_hidden_task_is_on_no_page_of_a_run(tmp_path: Path) -> None:
     with client(world.database) as web:
         run = world.runs["alfa a"]
         for form in ("", ".json", ".csv"):
-            assert OPEN not in web.get(f"/jooks/{run}{form}").text
-        assert "tekst" not in [task["task"] for task in web.get(f"/jooks/{run}.json").json()["tasks"]]
-        assert "tekst" not in web.get(f"/jooks/{run}.json").json()["manifest"]["tasks"]
+            assert OPEN not in web.get(f"/mootmine/{run}{form}").text
+        assert "tekst" not in [task["task"] for task in web.get(f"/mootmine/{run}.json").json()["tasks"]]
+        assert "tekst" not in web.get(f"/mootmine/{run}.json").json()["manifest"]["tasks"]
         assert web.get(address(world, "tekst", 0)).status_code == 404
         assert web.get(address(world, "valik", 0)).status_code == 200
     world.database.close()

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -48,6 +49,9 @@ class Decided:
     submissions: Mapping[str, Any]  # run -> its submission (the newest)
     submitters: Mapping[str, str]  # id -> name
     public: list[Decision] = field(repr=False)  # newest first
+    attempts: Mapping[str, int] = field(
+        default_factory=dict
+    )  # submitter's name -> what they sent, whatever became of it
     until: str | None = None  # when the next embargo ends, and all of this is read again
 
     def shows(self, run: str, model: str) -> bool:
@@ -108,7 +112,9 @@ def read(database: Database) -> Decided:
         if row.public:
             public.append(decision)
     embargoes = [row.embargo for row in sent if row.state == "published" and _later(row.embargo)]
-    return Decided(active, {row.run: row for row in sent}, names, public[::-1], min(embargoes, default=None))
+    attempts = Counter(names.get(row.submitter, "") for row in sent)
+    found = {row.run: row for row in sent}
+    return Decided(active, found, names, public[::-1], attempts, min(embargoes, default=None))
 
 
 def now() -> str:

@@ -102,6 +102,7 @@ class Model:
     tokens_per_word: float | None  # in the prompts of Estonian tasks
     badge: str  # operator, audited, rescored, claimed
     submitter: str | None
+    attempts: int | None  # how many runs its submitter has sent
     cells: Mapping[str, Cell]
     reference: bool = False  # figures of others, not measured here
     withdrawn: str | None = None  # a tombstone: why
@@ -340,6 +341,8 @@ def _model(
     shown = {task: cells.get(task) or _skipped(listed, task, scores) for task in tasks}
     if withdrawn is not None:  # a tombstone: that it was here, and why it went
         listed, shown = (), dict.fromkeys(tasks, Cell(None, None, "hidden"))
+    submitter = None if "operator" in badges else hidden.submitter(counted[0].run_id)
+    submitter = None if "operator" in badges else hidden.submitter(counted[0].run_id)
     return Model(
         slug=slug(row["name"], fingerprint),
         name=row["name"],
@@ -354,7 +357,8 @@ def _model(
         training=_part(card, "training") or None,
         tokens_per_word=sum(of.tokens for of in words) / sum(of.words for of in words) if words else None,
         badge="operator" if "operator" in badges else hidden.badge(counted[0].run_id),
-        submitter=None if "operator" in badges else hidden.submitter(counted[0].run_id),
+        submitter=submitter,
+        attempts=None if submitter is None else hidden.attempts.get(submitter),
         cells=shown,
         reference=known.get("kind") == "reference" or not any(_version(of)[0] for of in counted),
         withdrawn=withdrawn,

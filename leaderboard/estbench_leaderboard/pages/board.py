@@ -82,6 +82,7 @@ def _row(row: board.Row) -> dict[str, Any]:
         "fingerprint": model.fingerprint,
         "badge": model.badge,
         "submitter": model.submitter,
+        "attempts": model.attempts,
         "parameters": model.parameters,
         "tokens_per_word": model.tokens_per_word,
         "facts": dict(model.facts),

@@ -8,7 +8,7 @@ from estbench_leaderboard.decided import Decision
 from estbench_leaderboard.site import Content, Request
 
 MOST = 500  # lines on the page; all are in the JSON and the CSV
-FIELDS = ("id", "created", "actor", "action", "run", "model", "task", "submission", "reason")
+FIELDS = ("id", "created", "actor", "action", "run", "model", "task", "submission", "reason", "details")
 
 
 def page(request: Request) -> Content:
@@ -40,4 +40,6 @@ def _line(request: Request, decision: Decision) -> dict[str, Any]:
     if decision.task:
         shown = request.snapshot.task(decision.task) is not None
         about.append((decision.task, request.url("task", task=decision.task) if shown else None))
-    return {"decision": decision, "about": about}
+    details = decision.details if isinstance(decision.details, dict) else {}
+    reply = details.get("reply")
+    return {"decision": decision, "about": about, "reply": reply if isinstance(reply, str) else None}

@@ -228,7 +228,7 @@ def as_data(request: Request, found: Profile, drawn: Curve | None) -> dict[str, 
     same = ("slug", "name", "fingerprint", "parameters", "bytes", "memory", "created", "remote", "tokens_per_word")
     return {
         "model": {
-            **{key: getattr(model, key) for key in (*same, "badge", "submitter", "reference")},
+            **{key: getattr(model, key) for key in (*same, "badge", "submitter", "attempts", "reference")},
             "facts": fit(dict(model.facts)),
             "training": fit(model.training),
         },
