@@ -203,7 +203,8 @@ def _items(row: Any, lists: Mapping[str, tuple[Any, ...]]) -> Items:
         docs, clusters = (
             tuple(value for value, there in zip(part, kept, strict=True) if there) for part in (docs, clusters)
         )
-    values = packing.unpack_values(row.kind, row.width, row.data).tolist()
+    packed = packing.unpack_values(row.kind, row.width, row.data)
+    values = list(packed) if packed.ndim == 2 else packed.tolist()  # rows as they are: lists of lists take long to make
     # Other weights give other responses, so that no key of one model is a key of another.
     keys = [row.run_id] * len(docs)
     return Items(list(docs), list(clusters), keys, [], [], [], {row.primary_metric: values})
