@@ -26,9 +26,12 @@ from estbench.report import at_chance
 from estbench.runs import Score
 from estbench.stats.ranks import Prepared, Ranking
 from estbench_leaderboard import decided, ranked
+from estbench_leaderboard.shown import line
+from estbench_leaderboard.skills import SKILLS
 
 FORMS = {"chat": "chat", "completion": "base"}  # of a task -> the board it is on
 BOARDS = ("chat", "base", "checkpoints")
+LONGEST = 200  # characters of a name
 FAILURES = 0.10  # share of answers without an answer in them, from which on that is flagged
 DEFAULTS = {"chat": "core", "base": "core_base", "checkpoints": "checkpoint"}  # suites that a board ranks by
 
@@ -297,7 +300,7 @@ def _task(board: str, row: Any, score: Score, rows: list[Any]) -> Task:
         name=row.task,
         board=board,
         title=card.get("title") or {"et": row.task, "en": row.task},
-        skill=row.skill or "other",
+        skill=row.skill if row.skill in SKILLS else "other",
         language=row.language or "et",
         metric=score.metric,
         unit=score.unit,
@@ -345,7 +348,7 @@ def _model(
     submitter = None if "operator" in badges else hidden.submitter(counted[0].run_id)
     return Model(
         slug=slug(row["name"], fingerprint),
-        name=row["name"],
+        name=line(row["name"], LONGEST),  # it stands in sentences, which no sign in it may turn round
         fingerprint=fingerprint,
         board=board,
         parameters=row["parameters"],
