@@ -11,6 +11,7 @@ from typing import Any
 from estbench.stats.ranks import Ranked
 from estbench_leaderboard import curve, profile, public
 from estbench_leaderboard.board import Value
+from estbench_leaderboard.catalogue import Language
 from estbench_leaderboard.charts import curve as chart
 from estbench_leaderboard.curve import Curve
 from estbench_leaderboard.errors import Gone, NotFound
@@ -178,10 +179,22 @@ def training(request: Request, model: Model) -> list[tuple[str, str]]:
         elif number:
             shown = language.decimal(value, 0 if float(value).is_integer() else 1)
         else:
-            text = ", ".join(map(as_text, value)) if isinstance(value, list) else as_text(value)
+            parts = value if isinstance(value, list) else [value]
+            text = ", ".join(_named(part, language) for part in parts)
             shown = t(f"model.stage.{text}") if language.has(f"model.stage.{text}") else text
         rows.append((t(f"model.training.{key}"), str(fit(shown))))
     return rows
+
+
+def _named(part: Any, language: Language) -> str:
+    """A data source or a recipe by its name, with its licence and share; anything else as it is."""
+    if not isinstance(part, Mapping) or not part.get("name"):
+        return as_text(part)
+    share = part.get("share")
+    known = isinstance(share, int | float) and not isinstance(share, bool)
+    details = [as_text(part["licence"])] if part.get("licence") else []
+    details += [f"{language.decimal(100 * share, 0)}%"] if known and share is not None else []
+    return as_text(part["name"]) + (f" ({', '.join(details)})" if details else "")
 
 
 def choice(request: Request, drawn: Curve, key: str) -> str:
