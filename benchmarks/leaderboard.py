@@ -177,8 +177,8 @@ def addresses(port: int) -> dict[str, list[str]]:
         "compare_six": [f"/vordlus?m={','.join(slugs[place : place + 60 : 10])}" for place in range(5)],
         "model": [f"/mudel/{slug}" for slug in slugs[:20]],
         "task": [f"/ulesanne/{task}" for task in tasks[:10]],
-        "run": [f"/jooks/{run}" for run in dict.fromkeys(run for run, _ in public[:10])],
-        "runs": ["/jooksud"],
+        "run": [f"/mootmine/{run}" for run in dict.fromkeys(run for run, _ in public[:10])],
+        "runs": ["/mootmised"],
     }
 
 

@@ -39,9 +39,7 @@ def option(
 class EvalSettings:
     """What `estbench eval` (and `estbench pull`) can be told."""
 
-    model: str = option(
-        "a checkpoint's folder, owner/name on the Hub, or a demo model; a,b and step-* are several", ""
-    )
+    model: str = option("a checkpoint's folder, owner/name on the Hub, or a demo model; a,b and step-* are several", "")
     tasks: str | None = option("suites and tasks, with commas; core for a chat model, core_base otherwise", None)
     engine: str = option("what computes", "hf", choices=ENGINES)
     engine_options: dict[str, str] = option(  # noqa: RUF009  a dataclass field

@@ -119,7 +119,8 @@ def runs_rebuild(settings: RunsSettings, paths: list[Path]) -> int:
     """Make the index anew from the run folders."""
     from estbench.database import open_database, rebuild
 
-    folders = paths or sorted(path.parent for path in (home() / "runs").glob("*/manifest.json"))
+    places = home() / "runs", home() / "board" / "runs"  # of the second: what was sent to this board
+    folders = paths or sorted(path.parent for place in places for path in place.glob("*/manifest.json"))
     with open_database(settings.database) as database:
         left_out = rebuild(database, folders)
     for folder, reason in left_out.items():

@@ -211,6 +211,9 @@ def _write(database: Database, maker: Maker) -> None:
     rows = maker.rows
     rows["lists"] = [{"hash": key, "data": data} for key, data in maker.lists.items()]
     rows["models"] = list(maker.models.values())
+    manifests = {row["id"]: row["manifest"] for row in rows["runs"]}
+    for place, (_, run, _) in enumerate(maker.sent):  # as the server writes it into the runs that it makes
+        manifests[run]["submission"] = f"sub{place}"
     with database.write() as connection:
         for name in ("lists", "prompts", "models", "runs", "run_tasks", "scores", "items", "responses"):
             for start in range(0, len(rows[name]), 1000):

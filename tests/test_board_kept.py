@@ -20,8 +20,8 @@ def scope(path: str) -> dict[str, Any]:
 class Below:
     """An application whose pages take a while, and that counts how often it makes them."""
 
-    def __init__(self, version: int) -> None:
-        self.version, self.made = version, Counter[str]()
+    def __init__(self, state: str) -> None:
+        self.state, self.made = state, Counter[str]()
         self.slow = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -30,7 +30,7 @@ class Below:
         await asyncio.sleep(0.02)
         if path == "/broken":
             raise RuntimeError("broken")
-        headers = {"x-estbench-version": str(self.version)} if path.startswith("/page") else {}
+        headers = {"x-estbench-version": self.state} if path.startswith("/page") else {}
         await Response("x" * 1000, 200 if path != "/missing" else 404, headers)(scope, receive, send)
         if path == "/download":
             await self.slow.wait()  # a reader that takes its time
@@ -51,7 +51,7 @@ async def ask(pages: responses.Pages, path: str) -> int:
 
 @pytest.fixture
 def below(board_world: World) -> Below:
-    return Below(board_world.database.version())
+    return Below(board_world.snapshot().state)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from estbench.database.engine import Database
 from estbench.errors import StoreError, did_you_mean
 from estbench.runs import Run, Sample, Score
 
+EARLIEST = 2000  # year of a run; also, earlier ones would not sort as text
 AT_ONCE = 500  # hashes in one IN (...)
 CARD = ("n_docs", "n_planned", "plan_hash", "skill", "form", "language", "chance", "shots")  # columns of run_tasks
 
@@ -106,7 +107,7 @@ def _read(run: Run) -> _Rows:
             _read_task(run, rows, position, task, card)
     except KeyError as error:
         raise StoreError(f"{run.path} is not whole: {error} is missing. Run the same `estbench eval` again.") from None
-    except (OSError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StoreError(f"{run.path} can't be read as a run folder: {error}.") from None
     if strange := {score.task for score in scores} - {*manifest["tasks"], *(manifest.get("skipped") or {})}:
         raise StoreError(f"{run.path}/scores.json has tasks that the manifest lacks: {', '.join(sorted(strange))}.")
@@ -116,6 +117,8 @@ def _read(run: Run) -> _Rows:
 def _run_row(manifest: dict[str, Any]) -> dict[str, Any]:
     created = datetime.fromisoformat(manifest["created"])
     created = created.replace(tzinfo=UTC) if created.tzinfo is None else created.astimezone(UTC)
+    if created.year < EARLIEST:
+        raise ValueError(f"it was created in {created.year}")
     identity = manifest["identity"]
     return {
         "id": str(manifest["run"]),

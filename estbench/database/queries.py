@@ -313,7 +313,8 @@ def _with_model(columns: Any) -> Select[Any]:
 
 def _run_row(row: Row[Any], tasks: list[str]) -> RunRow:
     same = {name: getattr(row, name) for name in ("id", "name", "created", "seconds", "partial", "slice", "suites")}
-    same |= {"result": row.result_identity, "observed": (row.engine or {}).get("observed")}
+    observed = (row.engine or {}).get("observed")
+    same |= {"result": row.result_identity, "observed": observed if isinstance(observed, str) else None}
     return RunRow(model=row.model_name, fingerprint=row.model, tasks=tasks, **same)
 
 

@@ -106,7 +106,7 @@ COMPARED: dict[int | str, dict[str, Any]] = {
 def _asked(web: WebRequest, response: Response) -> Request:
     """The newest snapshot; what is answered from it may be kept as long as its version."""
     request: Request = web.app.state.site.request("en", dict(web.query_params))
-    response.headers["x-estbench-version"] = str(request.snapshot.version)
+    response.headers["x-estbench-version"] = request.snapshot.state
     return request
 
 

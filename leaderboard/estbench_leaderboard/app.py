@@ -68,7 +68,7 @@ def render(
     """A page in one of its forms."""
     request = site.request(code, parameters)
     content = page.function(request, **parts)
-    headers = {"x-estbench-version": str(request.snapshot.version), "content-language": code}
+    headers = {"x-estbench-version": request.snapshot.state, "content-language": code}
     if form == "json":
         kind, text = "application/json", as_json(content.json)
     elif form == "csv":

@@ -154,7 +154,10 @@ def _columns(
     board: Board, query: Query, weights: dict[str, float], ranks: dict[str, Ranked]
 ) -> tuple[tuple[Column, ...], Values]:
     """The columns, and what each model has there."""
-    shown = [board.tasks[name] for name in weights] or [board.tasks[name] for name in board.defaults]
+    named = list(weights) or list(board.defaults)
+    if not query.tasks and not PRESETS[query.preset]:  # also those that have no place in a mean, such as bits
+        named = list(dict.fromkeys((*named, *board.defaults)))
+    shown = [board.tasks[name] for name in named]
     total = sum(weights.values()) or 1.0
     if query.view == "tasks" or query.tasks:
         shown += [task for task in board.tasks.values() if task.name not in weights and query.view == "tasks"]

@@ -8,6 +8,7 @@ language.score(0.7031, "proportion")   # "70,3"
 from __future__ import annotations
 
 import functools
+import re
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ class Language:
 
     def date(self, moment: str | None) -> str:
         """A day as 21.11.2026 or 21 November 2026."""
-        if not moment:
+        if not moment or not re.match(r"[0-9]{4}-(0[1-9]|1[0-2])-[0-3][0-9]", moment):
             return "–"
         year, month, day = (int(part) for part in moment[:10].split("-"))
         return f"{day}.{month:02}.{year}" if self.code == "et" else f"{day} {self.t(f'month.{month}')} {year}"

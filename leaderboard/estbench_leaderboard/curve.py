@@ -77,9 +77,13 @@ def of(snapshot: Snapshot, model: Model, key: str = "", scale: str = "") -> Curv
     series = training.get("series")
     if not isinstance(series, str) or not series:
         return None
-    members = _members(snapshot, series)
-    axis = _axis([member for member, _ in members])
-    if axis is None or len(members) < 2:
+    axis = next((key for key in ("tokens", "step") if _number(model, key) is not None), None)
+    if axis is None:
+        return None
+    members = [
+        (member, board) for member, board in _members(snapshot, series, model) if _number(member, axis) is not None
+    ]
+    if len(members) < 2:
         return None
     home = snapshot.boards[members[0][1].name]
     cells = [{name: _cell(home, board, member, name) for name in home.tasks} for member, board in members]
@@ -103,20 +107,17 @@ def of(snapshot: Snapshot, model: Model, key: str = "", scale: str = "") -> Curv
     return _curve(series, key, axis, scale, chosen, points, measure, choices)
 
 
-def _members(snapshot: Snapshot, series: str) -> list[tuple[Model, Board]]:
-    """The models of a series, those of the board of checkpoints first, each once."""
+def _members(snapshot: Snapshot, series: str, model: Model) -> list[tuple[Model, Board]]:
+    """The models of a series, those of the board of checkpoints first, each once. What others sent under the same name
+    of a series is no part of it."""
     found: dict[str, tuple[Model, Board]] = {}
     for name in ("checkpoints", "base", "chat"):
-        for model in snapshot.boards[name].models.values():
-            own = (model.training or {}).get("series") == series
-            if own and model.withdrawn is None and model.fingerprint not in found:
-                found[model.fingerprint] = model, snapshot.boards[name]
+        for other in snapshot.boards[name].models.values():
+            own = other.submitter == model.submitter or other.badge in ("operator", "audited")
+            same = (other.training or {}).get("series") == series
+            if own and same and other.withdrawn is None and other.fingerprint not in found:
+                found[other.fingerprint] = other, snapshot.boards[name]
     return list(found.values())
-
-
-def _axis(models: Sequence[Model]) -> str | None:
-    """What all of them say of how far they are: tokens, else steps."""
-    return next((key for key in ("tokens", "step") if all(_number(model, key) is not None for model in models)), None)
 
 
 def _number(model: Model, key: str) -> float | None:

@@ -19,7 +19,7 @@ from sqlalchemy import select
 from estbench.database import schema
 from estbench.database.engine import Database
 
-OPPOSITE = {"show": "hide", "unmark": "mark", "publish": "withdraw"}
+ENDS = {"show": ("hide", "withdraw"), "unmark": ("mark",), "publish": ("withdraw",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,18 @@ class Decided:
     submissions: Mapping[str, Any]  # run -> its submission (the newest)
     submitters: Mapping[str, str]  # id -> name
     public: list[Decision] = field(repr=False)  # newest first
-    attempts: Mapping[str, int] = field(
-        default_factory=dict
-    )  # submitter's name -> what they sent, whatever became of it
-    until: str | None = None  # when the next embargo ends, and all of this is read again
+    attempts: Mapping[str, int]  # submitter's name -> how many runs they sent, whatever became of these
+    embargoes: tuple[str, ...] = ()  # of what is published, those that are not over
+
+    @property
+    def until(self) -> str | None:
+        """When the next embargo ends, and all of this is read again."""
+        return min(self.embargoes, default=None)
 
     def shows(self, run: str, model: str) -> bool:
         """Whether a run may be seen at all: published, its embargo over, hidden by nobody."""
-        if any(("hide", target) in self.active for target in ((run, None, None), (None, model, None))):
+        off = (("hide", (run, None, None)), ("withdraw", (run, None, None)), ("hide", (None, model, None)))
+        if any(decision in self.active for decision in off):
             return False
         found = self.submissions.get(run)
         return found is None or (found.state == "published" and not _later(found.embargo))
@@ -97,6 +101,10 @@ def read(database: Database) -> Decided:
     with database.read() as connection:
         rows = connection.execute(select(schema.decisions).order_by(schema.decisions.c.id)).all()
         sent = connection.execute(select(schema.submissions).order_by(schema.submissions.c.created)).all()
+        # A run is a submission's if that made it: an id alone may be anybody's.
+        origin = schema.runs.c.manifest["submission"].as_string()
+        of_runs = select(schema.runs.c.id, origin).where(schema.runs.c.id.in_([row.run for row in sent]))
+        made: dict[str, str | None] = {row[0]: row[1] for row in connection.execute(of_runs)}
         names: dict[str, str] = {
             row.id: row.name for row in connection.execute(select(schema.submitters.c.id, schema.submitters.c.name))
         }
@@ -106,15 +114,16 @@ def read(database: Database) -> Decided:
         values = {name: getattr(row, name) for name in Decision.__slots__}
         decision = Decision(**values)
         target = (row.run, row.model, row.task)
-        active.pop((OPPOSITE.get(row.action, ""), target), None)
+        for ended in ENDS.get(row.action, ()):
+            active.pop((ended, target), None)
         if row.action in ("hide", "mark", "withdraw"):
             active[row.action, target] = decision
         if row.public:
             public.append(decision)
-    embargoes = [row.embargo for row in sent if row.state == "published" and _later(row.embargo)]
+    embargoes = tuple(row.embargo for row in sent if row.state == "published" and _later(row.embargo))
     attempts = Counter(names.get(row.submitter, "") for row in sent)
-    found = {row.run: row for row in sent}
-    return Decided(active, found, names, public[::-1], attempts, min(embargoes, default=None))
+    found = {row.run: row for row in sent if made.get(row.run) == row.id}
+    return Decided(active, found, names, public[::-1], attempts, embargoes)
 
 
 def now() -> str:

@@ -107,12 +107,12 @@ def prompts(database: Database, hashes: Iterable[str]) -> dict[str, str]:
         return {row.hash: packing.unpack_text(row.text) for row in connection.execute(rows)}
 
 
-def alone(metric: str, values: Sequence[Any]) -> Floats:
+def alone(metric: str, values: Sequence[Any] | NDArray[Any]) -> Floats:
     """What each document is worth by itself, a corpus metric of it alone; NaN where that is nothing."""
-    known = metric_of(metric, values)
+    known = metric_of(metric, values)  # type: ignore[arg-type]  # an array of statistics is as good as a list of them
     try:
         if known is not None and known.kind == "corpus" and known.combine is not None:
-            rows = known.prepare(values) if known.prepare else np.asarray(values, float)
+            rows = known.prepare(_listed(values)) if known.prepare else np.asarray(values, float)
             with np.errstate(all="ignore"):
                 found = np.asarray(known.combine(rows), float)
         else:
@@ -122,6 +122,11 @@ def alone(metric: str, values: Sequence[Any]) -> Floats:
     if found.shape != (len(values),):
         return np.full(len(values), math.nan)
     return np.where(np.isfinite(found), found, math.nan)
+
+
+def _listed(values: Sequence[Any] | NDArray[Any]) -> list[Any]:
+    """Plain lists, for what looks at each document by itself: rows of arrays are slow."""
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
 
 
 def difficulty(database: Database, task: Task, models: Sequence[Model]) -> Difficulty | None:
@@ -141,7 +146,7 @@ def difficulty(database: Database, task: Task, models: Sequence[Model]) -> Diffi
     rows = [
         np.asarray(found.values, float)
         if found.values.ndim == 1 and found.values.dtype != object
-        else alone(task.metric, found.values.tolist())
+        else alone(task.metric, found.values if found.values.ndim == 2 else found.values.tolist())
         for found in items.values()
         if found.docs == docs
     ]

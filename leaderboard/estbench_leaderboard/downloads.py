@@ -127,8 +127,10 @@ class _Copy:
             self.sink.execute(insert(table), part)
 
     def _model(self, row: dict[str, Any]) -> dict[str, Any]:
-        card = public.manifest({"model": row["card"]})["model"]
-        return row | {"path": None, "card": card}
+        shown = self.snapshot.known[row["fingerprint"]]  # not what a run says that nobody may see
+        card = public.manifest({"model": shown["card"]})["model"]
+        own = {name: shown[name] for name in ("name", "parameters", "bytes")}
+        return row | own | {"path": None, "revision": card.get("revision"), "card": card}
 
     def _run(self, row: dict[str, Any]) -> dict[str, Any]:
         manifest = public.manifest(row["manifest"])

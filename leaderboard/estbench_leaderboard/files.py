@@ -42,7 +42,7 @@ def _request(web: WebRequest) -> Request:
 
 
 def _answer(request: Request, body: str, kind: str, **headers: str) -> Response:
-    version = {"x-estbench-version": str(request.snapshot.version), "content-language": request.language.code}
+    version = {"x-estbench-version": request.snapshot.state, "content-language": request.language.code}
     return Response(body.encode("utf-8", "replace"), media_type=kind, headers=version | headers)
 
 

@@ -95,7 +95,7 @@ def of(database: Database, line: Line, side: str, page: int) -> Flips | None:
     kept = []
     for run, at in zip(line.runs, places, strict=True):
         stored = items[run].values[at] if len(at) else items[run].values[:0]
-        columns.append(documents.alone(metric, stored.tolist()))
+        columns.append(documents.alone(metric, stored if stored.ndim == 2 else stored.tolist()))
         kept.append(stored)
     docs = [items[line.runs[0]].docs[at] for at in places[0]]
     differs = np.array([one != other for one, other in zip(*(part.tolist() for part in kept), strict=True)], bool)

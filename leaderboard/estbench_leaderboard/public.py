@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from estbench_leaderboard.shown import fit
+
 if TYPE_CHECKING:
     from estbench.database.queries import RunRow
     from estbench_leaderboard.snapshot import Snapshot
@@ -52,22 +54,25 @@ def manifest(whole: Mapping[str, Any]) -> dict[str, Any]:
     found["tasks"] = {task: card(of) for task, of in (whole.get("tasks") or {}).items()}
     if "command" in whole:
         found["command"] = command(str(whole["command"]))
-    return found
+    return dict(fit(found))
 
 
 def card(whole: Mapping[str, Any]) -> dict[str, Any]:
     """A task's card without the place that its data was read from."""
-    data = dict(whole.get("data") or {})
+    data = dict(own) if isinstance(own := whole.get("data"), Mapping) else {}
     if "origin" in data:
         data["origin"] = PurePath(str(data["origin"])).name
     return {**whole, "data": data}
 
 
 def command(text: str) -> str:
-    """A command line with the last part of each path in it, and without the file of golds."""
+    """A command line with the last part of each path in it, and without the file of golds; "" where it is none of ours:
+    pages say that it repeats the run."""
     try:
         words = shlex.split(text)
     except ValueError:  # from outside: an open quote
+        return ""
+    if words[:2] != ["estbench", "eval"] or not all("=" in word or word.startswith("@") for word in words[2:]):
         return ""
     pairs = [word.partition("=") for word in words if not word.startswith("gold=")]
     return shlex.join(f"{key}{equals}{_without_places(value)}" for key, equals, value in pairs)

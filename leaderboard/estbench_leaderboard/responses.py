@@ -74,9 +74,9 @@ class Pages:
 
     def __init__(self, app: ASGIApp, site: Site) -> None:
         self.app, self.site = app, site
-        self.pages: OrderedDict[tuple[int, bytes, bytes], Kept] = OrderedDict()
+        self.pages: OrderedDict[tuple[str, bytes, bytes], Kept] = OrderedDict()
         self.size = 0
-        self.making: dict[tuple[int, bytes, bytes], asyncio.Event] = {}
+        self.making: dict[tuple[str, bytes, bytes], asyncio.Event] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -122,7 +122,7 @@ class Pages:
         if kept is not None:
             await _answer(scope, send, kept)
 
-    async def _key(self, scope: Scope) -> tuple[int, bytes, bytes] | None:
+    async def _key(self, scope: Scope) -> tuple[str, bytes, bytes] | None:
         """What a page is kept by; None: it is not."""
         query = scope["query_string"]
         if len(query) > LONGEST or scope["path"] == "/healthz":
@@ -133,14 +133,14 @@ class Pages:
                 snapshot = await run_in_threadpool(self.site.snapshots.current)
         except StoreError:
             return None  # the page below says so
-        return snapshot.version, scope["path"].encode(), query
+        return snapshot.state, scope["path"].encode(), query
 
     async def _made(
         self,
         scope: Scope,
         receive: Receive,
         send: Send,
-        key: tuple[int, bytes, bytes] | None,
+        key: tuple[str, bytes, bytes] | None,
         ready: asyncio.Event,
     ) -> Kept | None:
         """Let the page below answer. A good page is kept and returned; everything else is sent on as it comes, and
@@ -167,12 +167,12 @@ class Pages:
         if passed or not start:
             return None
         kept = await run_in_threadpool(_kept, start["headers"], b"".join(parts))
-        made = int(dict(start["headers"])[b"x-estbench-version"])
+        made = dict(start["headers"])[b"x-estbench-version"].decode()
         if key and made == key[0]:
             self._keep(key, kept)
         return kept
 
-    def _keep(self, key: tuple[int, bytes, bytes], kept: Kept) -> None:
+    def _keep(self, key: tuple[str, bytes, bytes], kept: Kept) -> None:
         if (before := self.pages.pop(key, None)) is not None:
             self.size -= _size(before)
         self.pages[key] = kept

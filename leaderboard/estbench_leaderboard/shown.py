@@ -2,7 +2,7 @@
 
     shown("Tere\\u202emaailm", 4000).pieces     # "Tere", then a mark for U+202E, then "maailm"
     line(answer)                               # the start of it, for a list
-    fit(value)                                 # half surrogate pairs and passwords in URLs replaced
+    readable(value)                            # half surrogate pairs replaced; fit(value): passwords in URLs, too
 
 A text is never changed but only marked: a right-to-left override that hides the end of an answer has to be seen.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,15 +82,23 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def fit(value: Any, depth: int = 0) -> Any:
-    """A part of a record from outside that can be sent: half surrogate pairs replaced, no password of a URL, not too
-    deep."""
+def fit(value: Any) -> Any:
+    """A part of a manifest that can be sent: `readable`, and without the password and query of a URL."""
+    return _each(value, lambda text: SECRETS.sub(r"\1\2", SURROGATE.sub("\ufffd", text)))
+
+
+def readable(value: Any) -> Any:
+    """A text or record from outside that can be sent, as it is: half surrogate pairs replaced, and not too deep."""
+    return _each(value, lambda text: SURROGATE.sub("\ufffd", text))
+
+
+def _each(value: Any, change: Callable[[str], str], depth: int = 0) -> Any:
     if isinstance(value, str):
-        return SECRETS.sub(r"\1\2", SURROGATE.sub("\ufffd", value))
+        return change(value)
     if isinstance(value, Mapping | list | tuple) and depth > DEEPEST:
         return "…"
     if isinstance(value, Mapping):
-        return {fit(str(key)): fit(part, depth + 1) for key, part in value.items()}
+        return {change(str(key)): _each(part, change, depth + 1) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [fit(part, depth + 1) for part in value]
+        return [_each(part, change, depth + 1) for part in value]
     return value

@@ -104,10 +104,10 @@ class Snapshots:
 
     def refresh(self) -> Snapshot:
         """Read the database now, and wait for it."""
+        snapshot = take(self.database)  # without the lock: others are answered meanwhile
         with self._lock:
-            self._snapshot = take(self.database)
-            self._checked = time.monotonic()
-            return self._snapshot
+            self._snapshot, self._checked = snapshot, time.monotonic()
+        return snapshot
 
     def _look(self, snapshot: Snapshot) -> None:
         stale = self.database.version() != snapshot.version

@@ -135,6 +135,8 @@ class Board:
     def weights(self, tasks: Iterable[str] | None = None) -> dict[str, float]:
         """Every skill counts the same, and within it every task."""
         chosen = [self.tasks[name] for name in (self.defaults if tasks is None else tasks)]
+        if self.prepared is not None:  # what nobody is ranked by takes no part of a skill's weight
+            chosen = [task for task in chosen if task.name in self.prepared.tasks]
         sizes: dict[str, int] = defaultdict(int)
         for task in chosen:
             sizes[task.skill] += 1
@@ -157,6 +159,12 @@ class Snapshot:
     decisions: list[decided.Decision]  # public ones, newest first
     runs: dict[str, queries.RunRow]  # that may be shown
     hidden: decided.Decided = field(repr=False)
+    known: dict[str, dict[str, Any]] = field(repr=False)  # fingerprint -> name, card, facts, by what is shown
+
+    @property
+    def state(self) -> str:
+        """What a rendered page is kept by: the version, and how many embargoes are to end within it."""
+        return f"{self.version}.{len(self.hidden.embargoes)}"
 
     @functools.cached_property
     def _models(self) -> dict[str, list[Model]]:
@@ -208,7 +216,7 @@ def take(database: Database) -> Snapshot:
     for name in BOARDS:
         of_board = [row for row in rows if _board(row, models[runs[row.run_id].fingerprint]) == name]
         boards[name] = _board_of(database, name, of_board, runs, scores, models, hidden)
-    return Snapshot(version, boards, hidden.public, runs, hidden)
+    return Snapshot(version, boards, hidden.public, runs, hidden, models)
 
 
 def _task_rows(database: Database, runs: Mapping[str, Any], hidden: decided.Decided) -> list[Any]:
@@ -220,12 +228,11 @@ def _task_rows(database: Database, runs: Mapping[str, Any], hidden: decided.Deci
 
 
 def _model_rows(database: Database, runs: list[queries.RunRow], hidden: decided.Decided) -> dict[str, dict[str, Any]]:
-    """What is known of each model; of one that was also sent from outside, what the runs say that the board trusts."""
-    sent = {row.fingerprint for row in runs if row.id in hidden.submissions}
+    """What is known of each model: what the newest run that is shown says, one that the board trusts before others."""
     best = {
         row.fingerprint: row.id
-        for row in sorted(runs, key=lambda row: (hidden.trusts(row.id), row.created))
-        if row.fingerprint in sent and hidden.shows(row.id, row.fingerprint)
+        for row in sorted(runs, key=lambda row: (hidden.trusts(row.id), row.created, row.id))
+        if hidden.shows(row.id, row.fingerprint)
     }
     of_run = select(schema.runs.c.model, schema.runs.c.manifest["model"].label("card"))
     with database.read() as connection:
@@ -286,8 +293,9 @@ def _board_of(
             made[first.slug] = first
             model = replace(model, slug=slug(model.name, model.fingerprint, len(model.fingerprint)))
         made[model.slug] = model
-    counted = [task.name for task in tasks.values() if task.estonian] or list(tasks)
-    wanted = [task for task in _suite(DEFAULTS[name]) if task in tasks]
+    measured = {row.task for row in rows if hidden.trusts(row.run_id)} & set(tasks) or set(tasks)
+    counted = [task.name for task in tasks.values() if task.estonian and task.name in measured] or sorted(measured)
+    wanted = [task for task in _suite(DEFAULTS[name]) if task in measured]
     prepared = ranked.prepared(database, list(tasks.values()), [model for model in made.values() if model.ranked])
     return Board(name, tasks, made, tuple(wanted or counted), prepared)
 

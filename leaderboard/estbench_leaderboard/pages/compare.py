@@ -22,7 +22,7 @@ from estbench_leaderboard.errors import BadRequest, Gone, NotFound, Withheld
 from estbench_leaderboard.flipped import Flips
 from estbench_leaderboard.pages import tasks
 from estbench_leaderboard.pages.runs import page_number
-from estbench_leaderboard.shown import fit
+from estbench_leaderboard.shown import fit, readable
 from estbench_leaderboard.shown import line as line_of
 from estbench_leaderboard.site import Content, Request
 from estbench_leaderboard.snapshot import Model, Task
@@ -363,9 +363,9 @@ def _flips_data(flips: Flips) -> dict[str, Any]:
                 "doc": row.doc,
                 "number": row.number,
                 "values": row.values,
-                "prompt": fit(row.prompt),
-                "target": fit(row.documents[0].target),
-                "answers": [fit(flipped.said(one)) for one in row.documents],
+                "prompt": readable(row.prompt),
+                "target": readable(row.documents[0].target),
+                "answers": [readable(flipped.said(one)) for one in row.documents],
             }
             for row in flips.rows
         ],

@@ -14,7 +14,7 @@ from estbench_leaderboard.answers import Other
 from estbench_leaderboard.errors import BadRequest, NotFound, Withheld
 from estbench_leaderboard.pages.run import row_of, shows_items, tasks_of
 from estbench_leaderboard.pages.runs import of_run
-from estbench_leaderboard.shown import LIMIT, MOST, Shown, as_text, fit, line, shown
+from estbench_leaderboard.shown import LIMIT, MOST, Shown, as_text, line, readable, shown
 from estbench_leaderboard.site import Content, Request
 
 KNOWN = ("index", "text", "tokens", "finish", "logprob", "greedy", "thinking", "thinking_tokens")  # of a response
@@ -102,7 +102,7 @@ def page(request: Request, run: str, doc: str, task: str) -> Content:
             "votes": [_seen(vote, limit) for vote in votes(found.responses)],
             "extra": [(name, shown(text, limit)) for name, text in extra(found.responses)],
             "others": [_other(other, scored) for other in others],
-            "error": "" if found.sample.error is None else fit(found.sample.error),
+            "error": "" if found.sample.error is None else readable(found.sample.error),
             "whole": bool(whole),
         },
         json=as_data(request, run, place, found, prompt, scored, others),
@@ -189,14 +189,14 @@ def _values(request: Request, run: str, task: str, sample: Sample) -> list[Value
         number = answers.single(metric, stored)
         kept = "" if isinstance(stored, int | float) else as_text(stored)
         unit = score.unit if score is not None else "number"
-        made.append(Value(metric, number, unit, score is not None and score.primary, fit(kept)))
+        made.append(Value(metric, number, unit, score is not None and score.primary, readable(kept)))
     return made
 
 
 def _seen(vote: Vote, limit: int) -> dict[str, Any]:
     """A vote for the page: a reason may hold anything."""
     reason = shown(vote.reason, limit) if vote.reason else None
-    return {"judge": line(vote.judge), "vote": line(vote.vote), "reason": reason, "rest": fit(vote.rest)}
+    return {"judge": line(vote.judge), "vote": line(vote.vote), "reason": reason, "rest": readable(vote.rest)}
 
 
 def _other(other: Other, scored: Sequence[Value]) -> dict[str, Any]:
@@ -234,26 +234,26 @@ def as_data(
         "documents": place["total"],
         "previous": place["previous"],
         "next": place["next"],
-        "cluster": fit(sample.cluster),
+        "cluster": readable(sample.cluster),
         "cluster_mates": [mate for _, mate in place["mates"]],
-        "prompt": fit(prompt),
+        "prompt": readable(prompt),
         "prompt_hash": sample.prompt_hash,
-        "responses": fit(found.responses),
-        "answer": fit(sample.answer),
-        "target": fit(sample.target),
+        "responses": readable(found.responses),
+        "answer": readable(sample.answer),
+        "target": readable(sample.target),
         "parse_failure": sample.parse_failure,
-        "error": fit(sample.error),
+        "error": readable(sample.error),
         "scores": [{"metric": value.metric, "value": value.value, "unit": value.unit} for value in scored],
-        "values": fit(sample.values),
+        "values": readable(sample.values),
         "options": options(found),
-        "votes": fit([{name: getattr(vote, name) for name in Vote.__slots__} for vote in votes(found.responses)]),
+        "votes": readable([{name: getattr(vote, name) for name in Vote.__slots__} for vote in votes(found.responses)]),
         "others": [
             {
                 "model": other.model.slug,
                 "run": other.run,
-                "answer": fit(other.sample.sample.answer),
-                "responses": fit(other.sample.responses),
-                "values": fit(other.sample.sample.values),
+                "answer": readable(other.sample.sample.answer),
+                "responses": readable(other.sample.responses),
+                "values": readable(other.sample.sample.values),
             }
             for other in others
         ],
@@ -265,10 +265,13 @@ def _table(
 ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
     """Part, name and value, a line each."""
     sample = found.sample
-    rows: list[list[Any]] = [["prompt", "", fit(prompt)]]
-    rows += [["response", number, fit(text)] for number, text in answers.texts(found.responses)]
+    rows: list[list[Any]] = [["prompt", "", readable(prompt)]]
+    rows += [["response", number, readable(text)] for number, text in answers.texts(found.responses)]
     rows += [["option", option.number, option.logprob] for option in options(found)]
-    rows += [["answer", "", fit(as_text(sample.answer))], ["target", "", fit(as_text(sample.target))]]
+    rows += [["answer", "", readable(as_text(sample.answer))], ["target", "", readable(as_text(sample.target))]]
     rows += [["score", value.metric, value.value] for value in scored]
-    rows += [["vote", fit(vote.judge), fit(f"{vote.vote} {vote.reason}".strip())] for vote in votes(found.responses)]
+    rows += [
+        ["vote", readable(vote.judge), readable(f"{vote.vote} {vote.reason}".strip())]
+        for vote in votes(found.responses)
+    ]
     return ("part", "name", "value"), rows

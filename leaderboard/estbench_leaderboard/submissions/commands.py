@@ -244,8 +244,9 @@ def audit(settings: BoardSettings, words: list[str]) -> int:
             say=report.say,
             progress=bar,
         )
+    columns = {"task": "task", "docs": ">asked", "agree": ">agree", "texts": ">same text", "largest": ">largest Δ"}
     rows = [{"task": task, **row, "largest": f"{row['largest']:.1e}"} for task, row in found["tasks"].items()]
-    text = report.listing(rows, {"task": "task", "docs": ">asked", "agree": ">agree", "largest": ">largest Δ"})
+    text = report.listing(rows, columns)
     verdict = "audited" if found["passed"] else f"not audited: {'; '.join(found['reasons'])}"
     _done(settings, found, f"{text}\n{identity} is {verdict}.")
     return 0 if found["passed"] else 1

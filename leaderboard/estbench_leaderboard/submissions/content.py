@@ -15,6 +15,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from datetime import UTC, datetime
 from typing import Any
 
 from estbench.cards import TrainingCard
@@ -24,7 +25,7 @@ from estbench.runs import Run, Score
 from estbench.scoring import BOUNDS
 from estbench_leaderboard.submissions.errors import Refused
 
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+RUN_ID = re.compile(r"(?!.*\.(?i:json|csv)$)[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # an ending would name another page
 TASK = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.+/-]{0,79}")
 HASH = re.compile(r"[0-9a-f]{16,64}(-[0-9]{1,9})?")
 FINISHES = ("stop", "length", "refusal")
@@ -34,6 +35,8 @@ MOST_REQUESTS = 512  # of a document: options, or windows of a long text
 MOST_TEXT = 2000  # characters of what a manifest says
 MOST_DEEP, MOST_PARTS = 4, 200  # of what a manifest says freely
 DIGITS = 18  # of a whole number
+MOST_OBSERVED = 100  # characters of what was seen of an endpoint
+EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)  # no run is older
 
 TOP = {
     *("schema", "run", "name", "created", "seconds", "partial", "slice", "model", "engine", "identity", "suites"),
@@ -164,6 +167,7 @@ def check_manifest(value: Any) -> dict[str, Any]:
         _text(found.get(key), f"manifest.json: {key}", printable=key != "command")
     if type(found.get("seconds")) not in (int, float):
         raise Refused(400, "manifest.json: seconds is no number.")
+    moment_of(found["created"])
     _check_model(found.get("model"))
     tasks = found.get("tasks")
     if not isinstance(tasks, dict) or not 0 < len(tasks) <= MOST_TASKS:
@@ -174,6 +178,7 @@ def check_manifest(value: Any) -> dict[str, Any]:
         if not isinstance(found.get(key), dict):
             raise Refused(400, f"manifest.json: {key} is no mapping.")
         _check_free(found[key], f"manifest.json: {key}")
+    _check_plain(found["engine"], "manifest.json: engine")
     for key in ("identity", "versions", "host"):
         if not all(value is None or (isinstance(value, str) and value.isprintable()) for value in found[key].values()):
             raise Refused(400, f"manifest.json: {key} holds more than plain texts.")
@@ -181,6 +186,33 @@ def check_manifest(value: Any) -> dict[str, Any]:
     if not isinstance(suites, list) or not all(isinstance(name, str) and TASK.fullmatch(name) for name in suites):
         raise Refused(400, "manifest.json: suites is no list of names.")
     return found
+
+
+def moment_of(created: str) -> datetime:
+    """When a run was made, in UTC; Refused where the manifest does not say that, or names a time before there were any.
+
+    Python writes years before 1000 without zeros, and some moments exist in no other zone: no such row may be made.
+    """
+    try:
+        found = datetime.fromisoformat(created)
+        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Refused(400, "manifest.json does not say when the run was made.") from None
+    if found < EARLIEST:
+        raise Refused(400, f"manifest.json says that the run was made before {EARLIEST.year}: check the clock.")
+    return found
+
+
+def _check_plain(value: dict[str, Any], where: str) -> None:
+    """Fields that pages show as they are: texts, numbers, or a mapping of such; and what was seen of an endpoint."""
+    for name in ("observed", "first_observed"):
+        seen = value.get(name)
+        if seen is not None and not (isinstance(seen, str) and seen.isprintable() and len(seen) <= MOST_OBSERVED):
+            raise Refused(400, f"{where}.{name} is no short text.")
+    for found in value.values():
+        parts = found.values() if isinstance(found, dict) else (found,)
+        if not all(part is None or isinstance(part, str | int | float) for part in parts):
+            raise Refused(400, f"{where} holds more than plain texts and numbers.")
 
 
 def _check_model(value: Any) -> None:
@@ -198,6 +230,8 @@ def _check_model(value: Any) -> None:
     if "/" in (model.get("path") or ""):
         raise Refused(400, "manifest.json: model.path names a place on a machine.")
     _check_free(model, "manifest.json: model")
+    plain = {key: found for key, found in model.items() if key not in ("training", "card")}  # which are looked at below
+    _check_plain(plain, "manifest.json: model")
     if not isinstance(model.get("hashes") or {}, dict) or not isinstance(model.get("shown") or {}, dict):
         raise Refused(400, "manifest.json: model.hashes or model.shown is no mapping.")
     _check_cards(model)

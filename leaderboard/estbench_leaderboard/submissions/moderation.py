@@ -10,6 +10,7 @@ A submission changes its state only if it is still as the maintainer saw it; who
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,11 +24,12 @@ from estbench.database import Database, remove_run, schema
 from estbench.errors import ConfigError, StoreError, did_you_mean
 from estbench_leaderboard import decided
 from estbench_leaderboard.submissions.errors import Refused
-from estbench_leaderboard.submissions.receive import Submission, bundle_path, submission_of
+from estbench_leaderboard.submissions.receive import MADE_BY, Submission, bundle_path, submission_of
 from estbench_leaderboard.submissions.tokens import stamp
 
 OF = schema.submissions.c
 OPPOSITE = {"hide": "show", "mark": "unmark"}
+WITHDRAWN = ("withdraw", "publish", "show")  # the last of these about a target says whether it is withdrawn
 LONGEST = 2000  # characters of a reason
 FACTS: dict[str, type | tuple[str, ...]] = {
     "licence": str,
@@ -81,10 +83,12 @@ def publish(
     with database.write() as connection:
         row = _moved(connection, identity, ("rescored",), "published", expected)
         shown = not _embargoed(row)
-        buried = _last(connection, Target(model=row.model), ("withdraw", "publish")) == "withdraw"
-        target = Target(model=row.model) if buried and _alone(connection, row) else Target(run=row.run)
         why = reason or f"{row.badge}, seen by a maintainer"
-        _decide(connection, actor, "publish", target, why, submission=identity, public=shown)
+        targets = [Target(run=row.run)]
+        if _last(connection, Target(model=row.model), WITHDRAWN) == "withdraw":
+            targets.append(Target(model=row.model))  # the operators' tombstone ends, too
+        for target in targets:
+            _decide(connection, actor, "publish", target, why, submission=identity, public=shown)
         return submission_of(_row(connection, identity))
 
 
@@ -95,24 +99,26 @@ def reject(database: Database, identity: str, actor: str, reason: str, *, expect
     with database.write() as connection:
         row = _moved(connection, identity, ("received", "rescored"), "rejected", expected, reason)
         _decide(connection, actor, "reject", Target(run=row.run), reason, submission=identity, public=False)
-    _unindex(database, row.run)
+    unindex(database, identity, row.run)
     return find(database, identity)
 
 
 def withdraw(database: Database, identity: str, actor: str, reason: str, folder: Path | None = None) -> Submission:
-    """Take a submission back. What was published leaves a tombstone in the public log; its answers are deleted."""
+    """Take a submission back. What was published leaves a tombstone in the public log; its answers are deleted.
+
+    The decision is about the run alone: fingerprints are claimed, and weights are not a sender's to withdraw.
+    """
     states = ("received", "rescored", "published")
     with database.write() as connection:
         before = _row(connection, identity)
         row = _moved(connection, identity, states, "withdrawn", None, reason or None)
-        target = Target(model=row.model) if _alone(connection, row) else Target(run=row.run)
         details = {"run": row.run, "model_name": row.model_name}
         shown = before.state == "published" and not _embargoed(row)
-        _decide(connection, actor, "withdraw", target, reason or "by its sender", identity, details, public=shown)
-    _unindex(database, row.run)
+        why = reason or "by its sender"
+        _decide(connection, actor, "withdraw", Target(run=row.run), why, identity, details, public=shown)
+    unindex(database, identity, row.run, folder)
     if folder is not None:
         bundle_path(folder, row.bundle).unlink(missing_ok=True)
-        shutil.rmtree(folder / "runs" / row.run, ignore_errors=True)
     return find(database, identity)
 
 
@@ -154,16 +160,25 @@ def _embargoed(row: Any) -> bool:
     return row.embargo is not None and row.embargo > stamp()
 
 
-def _alone(connection: Connection, row: Any) -> bool:
-    """Whether all that is known of a model comes from this sender: then the model itself is withdrawn."""
-    runs = schema.runs.c
-    own = select(OF.run).where(OF.submitter == row.submitter)
-    return connection.scalar(select(runs.id).where(runs.model == row.model, runs.id.not_in(own)).limit(1)) is None
+def unindex(database: Database, identity: str, run: str, folder: Path | None = None) -> None:
+    """Take away the rows, and the run folder, that this submission made; a run of that id from elsewhere stays."""
+    with database.read() as connection:
+        of = schema.runs.c
+        maker = connection.scalar(select(of.manifest[MADE_BY].as_string()).where(of.id == run))
+    if maker == identity:
+        with contextlib.suppress(StoreError):  # somebody else took it away just now
+            remove_run(database, run)
+    if folder is not None and _maker_of(folder / "runs" / run) == identity:
+        shutil.rmtree(folder / "runs" / run, ignore_errors=True)
 
 
-def _unindex(database: Database, run: str) -> None:
-    with contextlib.suppress(StoreError):  # it was not indexed yet
-        remove_run(database, run)
+def _maker_of(run: Path) -> str | None:
+    """The submission that a run folder was made of."""
+    try:
+        found = json.loads((run / "manifest.json").read_text("utf-8")).get(MADE_BY)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 # ---- runs, models and tasks
@@ -175,7 +190,7 @@ def hide(database: Database, actor: str, target: Target, reason: str, *, public:
 
 
 def show(database: Database, actor: str, target: Target, reason: str, *, public: bool = True) -> None:
-    """Bring back what was hidden."""
+    """Bring back what was hidden or withdrawn."""
     _switch(database, actor, "show", target, reason, public)
 
 
@@ -211,7 +226,8 @@ def _switch(database: Database, actor: str, action: str, target: Target, reason:
     with database.write() as connection:
         known = _known(connection, target)
         now = _last(connection, known, pair)
-        if (now == action) or (now is None and action in off):
+        withdrawn = action == "show" and _last(connection, known, WITHDRAWN) == "withdraw"
+        if not withdrawn and ((now == action) or (now is None and action in off)):
             words = {"hide": "hidden already", "show": "not hidden", "mark": "marked already", "unmark": "not marked"}
             raise StoreError(f"{target} is {words[action]}.")
         _decide(connection, actor, action, known, reason, public=public)

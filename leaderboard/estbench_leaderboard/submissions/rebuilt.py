@@ -1,9 +1,10 @@
 """A run folder made by the server from a bundle and its own tasks: what the board indexes and shows.
 
-run = rebuild(bundle, {"mini_copa": recomputed}, {"other": "this board has no task of that name"}, folder, model)
+run = rebuild(bundle, ID, {"mini_copa": recomputed}, {"other": "this board has no task of that name"}, folder, model)
 
 Of what was sent it keeps the run's id, its model, engine, settings and command; everything about tasks, documents and
-scores is the server's own. A task that could not be computed again is in it as skipped, with the reason.
+scores is the server's own. A task that could not be computed again is in it as skipped, with the reason. The manifest
+names the submission (`submission`), which tells the run from one that the operators measured under the same id.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from estbench.registry import Registry
 from estbench.runs import SCHEMA, Run, file_name, write_json, write_lines
 from estbench.scoring import score_task
 from estbench_leaderboard.submissions.bundle import Bundle
+from estbench_leaderboard.submissions.receive import MADE_BY
 from estbench_leaderboard.submissions.recompute import Recomputed
 
 KEPT = ("run", "name", "created", "seconds", "engine", "settings", "command", "versions", "host")
@@ -27,6 +29,7 @@ KEPT = ("run", "name", "created", "seconds", "engine", "settings", "command", "v
 
 def rebuild(
     bundle: Bundle,
+    submission: str,
     tasks: Mapping[str, Recomputed],
     lacking: Mapping[str, str],
     folder: Path,
@@ -41,6 +44,7 @@ def rebuild(
     skipped = [_skipped(registry, task, reason) for task, reason in lacking.items() if task in registry.tasks]
     manifest = {
         "schema": SCHEMA,
+        MADE_BY: submission,
         **{key: claimed[key] for key in KEPT},
         "partial": any(manifests.is_partial(found.card) for found in tasks.values()),
         "slice": None,

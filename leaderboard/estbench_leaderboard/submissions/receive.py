@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Select, func, insert, select, update
 
 from estbench.database import Database, schema
 from estbench_leaderboard.submissions.bundle import LIMITS, Bundle, Limits, open_bundle, verify
+from estbench_leaderboard.submissions.content import moment_of
 from estbench_leaderboard.submissions.errors import Refused
 from estbench_leaderboard.submissions.tokens import Token, stamp
 
@@ -34,6 +35,7 @@ OLDEST, NEWEST = timedelta(days=1), timedelta(minutes=15)  # of a bundle, by its
 EMBARGO = timedelta(days=366)
 WAITING = 20  # submissions of one submitter that nobody has decided on
 ABANDONED = 3600  # seconds after which a file that no row names is swept away
+MADE_BY = "submission"  # key of a manifest: the submission that the server made this run of; operators' runs have none
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -220,11 +222,7 @@ def _embargo(text: str, now: datetime) -> str:
 
 def _check_created(bundle: Bundle, now: datetime) -> None:
     """The newest run names its model, so that none may come from the future."""
-    try:
-        created = datetime.fromisoformat(bundle.manifest["created"])
-    except ValueError:
-        raise Refused(400, "manifest.json does not say when the run was made.") from None
-    if created.replace(tzinfo=created.tzinfo or UTC) > now + NEWEST:
+    if moment_of(bundle.manifest["created"]) > now + NEWEST:
         raise Refused(400, "manifest.json says that the run was made in the future: check the clock.")
 
 
@@ -240,11 +238,18 @@ def _check_new(connection: Connection, bundle: Bundle, token: Token) -> None:
             raise Refused(409, f"The run {run} was sent by somebody else.")
         if other.state not in ("rejected", "withdrawn"):
             raise Refused(409, f"The run {run} was sent before, as submission {other.id}: it is {other.state}.")
-    if not others and connection.scalar(select(schema.runs.c.id).where(schema.runs.c.id == run)):
-        raise Refused(409, f"The run {run} is on the board already.")
+    check_maker(connection, run, select(of.id).where(of.submitter == token.submitter))
     waiting = (of.submitter == token.submitter) & of.state.in_(("received", "rescored"))
     if (connection.scalar(select(func.count()).select_from(schema.submissions).where(waiting)) or 0) >= WAITING:
         raise Refused(429, f"{WAITING} of your submissions wait for a decision: withdraw some, or wait.")
+
+
+def check_maker(connection: Connection, run: str, makers: Select[tuple[str]]) -> None:
+    """Refused(409) for a run in the index that none of these submissions made: the operators' own, above all."""
+    made = schema.runs.c.manifest[MADE_BY].as_string()
+    foreign = select(schema.runs.c.id).where(schema.runs.c.id == run, func.coalesce(made, "").not_in(makers))
+    if connection.scalar(foreign):
+        raise Refused(409, f"The run {run} is on the board already.")
 
 
 def _row(bundle: Bundle, token: Token, now: datetime, signature: bytes) -> dict[str, Any]:

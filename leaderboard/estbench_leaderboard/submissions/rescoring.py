@@ -4,11 +4,13 @@
 
 A worker takes a submission by a lease that it renews while it works; two never have the same. If it dies, the lease
 runs out and another one begins anew: nothing that it did before counts, until the state changes in one transaction. A
-submission that ended no worker's try in TRIES is rejected, so that no answer can keep the board busy for ever.
+submission that ended no worker's try in TRIES is rejected, so that no answer can keep the board busy for ever. What one
+submission breaks does not keep the others: the try is logged and counted, and the next one is taken.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -21,16 +23,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, func, or_, select, update
 
 from estbench import manifests
 from estbench.database import Database, index_run, schema
 from estbench.errors import EstbenchError, StoreError
+from estbench_leaderboard.submissions import moderation
 from estbench_leaderboard.submissions.bundle import Bundle, open_bundle
 from estbench_leaderboard.submissions.content import COMET
 from estbench_leaderboard.submissions.errors import Refused
 from estbench_leaderboard.submissions.rebuilt import rebuild
-from estbench_leaderboard.submissions.receive import Submission, bundle_path, submission_of
+from estbench_leaderboard.submissions.receive import MADE_BY, Submission, bundle_path, check_maker, submission_of
 from estbench_leaderboard.submissions.recompute import Lacking, Recomputed, Sources, recompute
 from estbench_leaderboard.submissions.tokens import stamp
 
@@ -38,8 +41,14 @@ LEASE = 120.0  # seconds that a worker is believed to live without a sign
 LONGEST = 3600.0  # seconds after which a worker no longer renews its lease
 LATER = timedelta(hours=6)  # until a submission is tried again for which the server lacks everything
 TRIES = 3
+NEUTRAL = "it could not be rescored: every try ended early"
 OF = schema.submissions.c
 Say = Callable[[str], None]
+log = logging.getLogger("estbench.leaderboard")
+
+
+class Dropped(EstbenchError):
+    """A submission was taken over by another worker, or decided on, while this one was at it."""
 
 
 def silent(_: str) -> None:
@@ -77,7 +86,11 @@ def rescore_next(
     only: str | None = None,
     lease: float = LEASE,
 ) -> Submission | None:
-    """Take one submission and bring it to its end: rescored or rejected. None if there is nothing to do."""
+    """Take one submission and bring it to its end: rescored or rejected. None if there is nothing to do.
+
+    What comes back as `received` waits for another try, or is another worker's by now. StoreError: nothing can be
+    stored just now, which is no fault of a submission.
+    """
     worker = worker_name()
     submission = claim(database, worker, only=only, lease=lease)
     if submission is None:
@@ -85,21 +98,48 @@ def rescore_next(
     say(f"{submission.id}: {submission.run}")
     try:
         with _kept(database, submission.id, worker, lease):
-            values = _outcome(database, folder, sources, submission)
+            values = _outcome(database, folder, sources, submission, worker)
+        done = _finish(database, submission.id, worker, values)
+    except Dropped as why:
+        done = _clear(database, folder, submission)
+        say(str(why))
     except (StoreError, OSError) as error:  # a full disk, a database that is away: no fault of the sender
         _give_back(database, submission.id, worker)
         reason = str(error) if isinstance(error, StoreError) else f"{folder} can't be used: {error.strerror}."
         raise StoreError(f"{submission.id} is tried again later: {reason}") from None
-    done = _finish(database, submission.id, worker, values)
+    except Exception as error:  # whatever one submission breaks, the others are not to wait for
+        log.exception("submission %s could not be rescored", submission.id)
+        say(f"{submission.id}: this try failed ({type(error).__name__})")
+        done = _failed(database, folder, submission, worker)
     say(f"{submission.id}: {done.state}{f', {done.reason}' if done.reason else ''}")
     return done
 
 
-def _outcome(database: Database, folder: Path, sources: Sources, submission: Submission) -> dict[str, Any]:
+def _failed(database: Database, folder: Path, submission: Submission, worker: str) -> Submission:
+    """A try that broke: the next one waits until the lease is over; the last one rejects."""
+    report = submission.report or {}
+    if report["tries"] < TRIES:
+        return moderation.find(database, submission.id)
+    try:
+        _finish(database, submission.id, worker, _rejected(NEUTRAL, report))
+    except Dropped as why:
+        log.info(str(why))
+    return _clear(database, folder, submission)
+
+
+def _clear(database: Database, folder: Path, submission: Submission) -> Submission:
+    """Take away what was made of a submission that is not wanted any more; how it stands now."""
+    now = moderation.find(database, submission.id)
+    if now.state in ("rejected", "withdrawn"):
+        moderation.unindex(database, now.id, now.run, folder)
+    return now
+
+
+def _outcome(database: Database, folder: Path, sources: Sources, submission: Submission, worker: str) -> dict[str, Any]:
     """The new values of the submission's row."""
     report = {**(submission.report or {}), "versions": manifests.versions(), "finished": stamp()}
     if report["tries"] > TRIES:
-        return _rejected("it could not be rescored: every try ended early", report)
+        return _rejected(NEUTRAL, report)
     try:
         bundle = open_bundle(bundle_path(folder, submission.bundle))
         if bundle.digest != submission.bundle:
@@ -119,7 +159,14 @@ def _outcome(database: Database, folder: Path, sources: Sources, submission: Sub
     if not tasks:
         reason = "; ".join(f"{task}: {why}" for task, why in lacking.items())
         return {"reason": f"Nothing of it can be computed here. {reason}"[:2000], "report": report | {"tries": 0}}
-    run = rebuild(bundle, tasks, lacking, folder / "runs", sources.registry, _known_model(database, submission))
+    known = _known_model(database, submission)
+    try:
+        _check_free(database, submission, worker)
+        run = rebuild(bundle, submission.id, tasks, lacking, folder / "runs", sources.registry, known)
+        _check_free(database, submission, worker)
+    except Refused as error:  # the operators measured it meanwhile
+        moderation.unindex(database, submission.id, submission.run, folder)
+        return _rejected(str(error), report)
     index_run(database, run)
     report["identical"] = run.manifest["identity"]["result"] == bundle.manifest["identity"].get("result")
     return {"state": "rescored", "badge": "rescored", "reason": None, "report": report}
@@ -144,12 +191,17 @@ def _known_model(database: Database, submission: Submission) -> dict[str, Any] |
     """What other runs say of these weights: a submission must not rename a model that is not its own."""
     with database.read() as connection:
         card = connection.scalar(select(schema.models.c.card).where(schema.models.c.fingerprint == submission.model))
-        own = select(OF.run).where(OF.submitter == submission.submitter)
-        runs = schema.runs.c
-        of_others = connection.scalar(
-            select(runs.id).where(runs.model == submission.model, runs.id.not_in(own)).limit(1)
-        )
+        runs, own = schema.runs.c, select(OF.id).where(OF.submitter == submission.submitter)
+        foreign = func.coalesce(runs.manifest[MADE_BY].as_string(), "").not_in(own)
+        of_others = connection.scalar(select(runs.id).where(runs.model == submission.model, foreign).limit(1))
     return dict(card) if card and of_others else None
+
+
+def _check_free(database: Database, submission: Submission, worker: str) -> None:
+    """Dropped if the submission is not this worker's any more; Refused if its run id is a run from elsewhere."""
+    with database.read() as connection:
+        _check_mine(connection, submission.id, worker)
+        check_maker(connection, submission.run, select(OF.id).where(OF.submitter == submission.submitter))
 
 
 def _finish(database: Database, identity: str, worker: str, values: dict[str, Any]) -> Submission:
@@ -176,7 +228,7 @@ def _give_back(database: Database, identity: str, worker: str) -> None:
 def _check_mine(connection: Connection, identity: str, worker: str) -> None:
     row = connection.execute(select(OF.worker, OF.state).where(OF.id == identity)).one()
     if (row.worker, row.state) != (worker, "received"):
-        raise EstbenchError(f"Submission {identity} was taken over or decided on meanwhile: this work is dropped.")
+        raise Dropped(f"Submission {identity} was taken over or decided on meanwhile: this work is dropped.")
 
 
 @contextmanager
