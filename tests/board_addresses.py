@@ -1,8 +1,8 @@
 """Every address of the board of a made-up world, for the tests that go over all pages.
 
-    with client(world.database) as browser: browser.get(…)
-    for address in pages(world, "et"): address.page, address.url          # HTML
-    data(address.url), files(world)                                       # the same as .json and .csv; feeds, pictures
+with client(world.database) as browser: browser.get(…)
+for address in pages(world, "et"): address.page, address.url          # HTML
+data(address.url), files(world)                                       # the same as .json and .csv; feeds, pictures
 """
 
 from __future__ import annotations

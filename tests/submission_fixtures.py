@@ -38,17 +38,22 @@ TASKS = "mini_copa,mini_qa,mini_translate_en_et"  # log-likelihoods, answers, a 
 
 @pytest.fixture(scope="session")
 def demo_run(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of the demo model on three tasks."""
+    """A run of the demo model on a part of three tasks."""
+    return measured(tmp_path_factory.mktemp("demo-run"), limit=60)
+
+
+def measured(folder: Path, **more: Any) -> Run:
+    """The demo model evaluated on three tasks."""
     from conftest import share_models
 
     from estbench import runner
     from estbench.config import EvalSettings
 
-    place = tmp_path_factory.mktemp("demo-run") / "home"
+    place = folder / "home"
     share_models(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ESTBENCH_HOME", str(place))
-        return runner.evaluate(runner.prepare(EvalSettings(model="demo", tasks=TASKS, limit=60)))
+        return runner.evaluate(runner.prepare(EvalSettings(model="demo", tasks=TASKS, **more)))
 
 
 @dataclass

@@ -428,8 +428,52 @@ def test_a_document_twice_is_refused(shop: Workshop) -> None:
 
 
 @pytest.mark.parametrize(
+    ("created", "words"),
+    [
+        ("0999-01-01T00:00:00+00:00", "before 2020"),
+        ("2019-12-31T23:59:59+00:00", "before 2020"),
+        ("2020-01-01T00:30:00+01:00", "before 2020"),
+        ("0001-01-01T00:00:00+23:59", "does not say when"),
+        ("9999-12-31T23:59:59-23:59", "does not say when"),
+        ("yesterday", "does not say when"),
+    ],
+)
+def test_a_run_of_a_time_that_no_row_can_have_is_refused(shop: Workshop, created: str, words: str) -> None:
+    files = shop.changed("manifest.json", lambda found: found | {"created": created})
+    refused(shop, files, 400, words)
+
+
+@pytest.mark.parametrize(
+    ("part", "more"),
+    [
+        ("engine", {"observed": ["a"]}),
+        ("engine", {"observed": {"a": 1}}),
+        ("engine", {"first_observed": 5}),
+        ("engine", {"observed": "x" * 101}),
+        ("engine", {"observed": "a\u202eb"}),
+        ("engine", {"engine": ["hf"]}),
+        ("engine", {"model": {"a": {"b": 1}}}),
+        ("model", {"observed": {"a": 1}}),
+        ("model", {"max_length": [1]}),
+        ("model", {"shown": {"a": ["b"]}}),
+    ],
+)
+def test_what_pages_show_of_an_engine_is_plain(shop: Workshop, part: str, more: dict[str, Any]) -> None:
+    files = shop.changed("manifest.json", lambda found: found | {part: found[part] | more})
+    refused(shop, files, 400, f"manifest.json: {part}")
+
+
+def test_what_engines_say_of_themselves_is_plain_enough(shop: Workshop) -> None:
+    said = {"observed": "2026-11-01", "first_observed": None, "packs": 3, "fast": True, "values": {"a": 0.5, "b": None}}
+    files = shop.changed("manifest.json", lambda found: found | {"engine": found["engine"] | said})
+    assert open_bundle(shop.archive(files)).manifest["engine"]["values"] == {"a": 0.5, "b": None}
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("run", "demo.json"),
+        ("run", "demo.CSV"),
         ("run", "../x"),
         ("run", 5),
         ("name", ""),

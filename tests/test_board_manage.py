@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.cookiejar
 import json
 import re
+import socket
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -14,9 +16,10 @@ import pytest
 from estbench_leaderboard import decided
 from estbench_leaderboard.catalogue import CODES, languages
 from estbench_leaderboard.submissions import bundle as bundles
-from estbench_leaderboard.submissions import moderation, tokens
+from estbench_leaderboard.submissions import moderation, tokens, web
 from estbench_leaderboard.submissions.errors import Refused
-from estbench_leaderboard.submissions.manage import PATHS, Sessions
+from estbench_leaderboard.submissions.manage import PATHS, Desk, Sessions
+from estbench_leaderboard.submissions.web import Intake
 from sqlalchemy import update
 from submission_fixtures import Board, Live, board, demo_run, live, rescored
 
@@ -84,6 +87,49 @@ def test_a_stale_page_decides_nothing(live: Live, demo_run: Run, maintainer: Bro
     moderation.reject(live.board.database, identity, "Jüri", "oli enne")
     status, body = maintainer.post(PATHS["et"]["decide"], fields)
     assert status == 409 and "by Jüri" in body and "oli enne" in body
+
+
+class Asked:
+    """As much of a request as its origin is judged by."""
+
+    method = "POST"
+
+    def __init__(self, here: str, origin: str | None, **headers: str) -> None:
+        self.base_url = here
+        self.headers = headers | ({} if origin is None else {"origin": origin})
+
+
+@pytest.mark.parametrize(
+    ("url", "here", "origin", "taken"),
+    [
+        ("http://127.0.0.1:8000", "http://localhost:8000/", "http://localhost:8000", True),
+        ("http://0.0.0.0:8000", "http://localhost:8000/", "http://localhost:8000", True),
+        ("http://0.0.0.0:8000", "http://[::1]:8000/", "http://[::1]:8000", True),
+        ("https://Tabel.example.ee:443/", "http://tabel.example.ee/", "https://tabel.example.ee", True),
+        ("https://tabel.example.ee", "http://127.0.0.1:8000/", "https://tabel.example.ee", True),  # behind a proxy
+        ("https://tabel.example.ee", "https://tabel.example.ee/", None, True),
+        ("http://127.0.0.1:8000", "http://localhost:8000/", "http://localhost:9000", False),  # another program
+        ("http://0.0.0.0:8000", "http://evil.example:8000/", "http://evil.example:8000", False),  # a name of theirs
+        ("", "http://evil.example/", "http://evil.example", False),
+        ("https://tabel.example.ee", "https://evil.example/", "https://evil.example", False),
+        ("https://tabel.example.ee", "https://tabel.example.ee/", "http://tabel.example.ee", False),
+        ("https://tabel.example.ee", "https://tabel.example.ee/", "null", False),
+        ("https://tabel.example.ee", "https://tabel.example.ee/", "https://tabel.example.ee:99999", False),
+    ],
+)
+def test_a_site_is_the_same_under_each_of_its_own_names(
+    board: Board, url: str, here: str, origin: str | None, taken: bool
+) -> None:
+    desk = Desk(board.database, Intake(board.folder, url))
+    assert desk._from_here(Asked(here, origin)) is taken  # type: ignore[arg-type]
+    assert not desk._from_here(Asked(here, origin, **{"sec-fetch-site": "cross-site"}))  # type: ignore[arg-type]
+
+
+def test_a_maintainer_logs_in_under_another_name_of_this_machine(live: Live) -> None:
+    text = tokens.new_token(live.board.database, "Mari Haldaja", scopes=("moderate",))
+    local = live.url.replace("127.0.0.1", "localhost")
+    status, body = Browser(local).post(PATHS["et"]["login"], {"token": text}, Origin=local)
+    assert status == 200 and "Mari Haldaja" in body
 
 
 @pytest.mark.parametrize("csrf", ["", "0" * 64, None])
@@ -224,8 +270,6 @@ def test_a_request_that_is_none_is_one_line_of_json(live: Live, headers: dict[st
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read(live: Live) -> None:
-    import socket
-
     host, port = live.url.removeprefix("http://").split(":")
     signature = "A" * 86 + "=="
     head = (
@@ -235,6 +279,45 @@ def test_a_body_that_says_it_is_too_large_is_not_read(live: Live) -> None:
     with socket.create_connection((host, int(port)), timeout=10) as raw:
         raw.sendall(head.encode())
         assert raw.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def begun(live: Live, length: int = 1000) -> socket.socket:
+    """A connection on which a body has begun to arrive."""
+    host, port = live.url.removeprefix("http://").split(":")
+    head = (
+        f"POST /api/v1/submissions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {live.board.text}\r\n"
+        f"X-Estbench-Signature: {'A' * 86}==\r\nContent-Length: {length}\r\n\r\nx"
+    )
+    raw = socket.create_connection((host, int(port)), timeout=10)
+    raw.sendall(head.encode())
+    return raw
+
+
+def wait_for_body(live: Live) -> None:
+    until = time.monotonic() + 10
+    while not live.board.stored() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert live.board.stored()
+
+
+def test_a_token_sends_one_body_at_a_time(live: Live) -> None:
+    headers = {"Authorization": f"Bearer {live.board.text}", "X-Estbench-Signature": "A" * 86 + "=="}
+    with begun(live):
+        wait_for_body(live)
+        status, body = Browser(live.url).post("/api/v1/submissions", b"x", **headers)
+        assert status == 429 and "one after the other" in body
+    until = time.monotonic() + 10
+    while status == 429 and time.monotonic() < until:  # the other has ended, and this is noticed
+        status, _ = Browser(live.url).post("/api/v1/submissions", b"x", **headers)
+    assert status == 400
+
+
+def test_a_body_that_comes_too_slowly_is_ended(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "GRACE", 0.3)
+    with begun(live) as raw:
+        wait_for_body(live)
+        answer = raw.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 400") and b"too slowly" in answer and live.board.stored() == []
 
 
 def test_a_token_sends_only_so_often(live: Live) -> None:
@@ -252,8 +335,6 @@ def test_a_key_that_was_given_with_the_token_is_the_only_one(board: Board, demo_
 
 
 def test_a_board_that_does_not_know_its_url_takes_nothing(home: Path) -> None:
-    from estbench_leaderboard.submissions.web import Intake
-
     with pytest.raises(Refused) as caught:
         _ = Intake(home, "").audience
     assert caught.value.status == 503

@@ -155,7 +155,8 @@ def test_a_manifest_from_outside_may_lack_or_twist_its_parts(tmp_path: Path) -> 
     }
     run = add(world, "katki", fingerprint("8"), documents(1), day=20, training={"lineage": "x", "tokens": None}, **odd)
     with client(world.database) as web:
-        for url in ("/mudel/katki", "/mudel/katki.json", f"/mootmine/{run}", f"/mootmine/{run}.json", f"/mootmine/{run}.csv"):
+        here = f"/mootmine/{run}"
+        for url in ("/mudel/katki", "/mudel/katki.json", here, f"{here}.json", f"{here}.csv"):
             assert web.get(url).status_code == 200, url
     world.database.close()
 

@@ -165,23 +165,67 @@ def test_a_withdrawal_leaves_a_tombstone_and_nothing_else(board: Board, demo_run
     assert [row["state"] for row in moderation.public_submissions(board.database)] == ["withdrawn"]
     [entry, _] = moderation.decisions(board.database)
     assert entry["action"] == "withdraw" and entry["details"]["model_name"] == "demo"
-    assert decided.read(board.database).withdrawn(demo_run.manifest["model"]["fingerprint"]) == "uus versioon tuleb"
+    assert (entry["run"], entry["model"], entry["reason"]) == (demo_run.id, None, "uus versioon tuleb")
     assert queries.runs(board.database) == [] and board.stored() == []
 
 
+def test_a_sender_can_not_bury_a_model(board: Board, demo_run: Run) -> None:
+    """Weights are public: what somebody sends and withdraws must not hide what the operators measure of them later."""
+    identity = rescored(board, demo_run)
+    moderation.publish(board.database, identity, "Mari")
+    moderation.withdraw(board.database, identity, "Saatja", "katse", board.folder)
+    ours = Run(demo_run.path)
+    ours.manifest = ours.manifest | {"run": "ours-1"}
+    index_run(board.database, ours)
+    now, model = decided.read(board.database), demo_run.manifest["model"]["fingerprint"]
+    assert now.withdrawn(model) is None and now.shows("ours-1", model)
+
+
+def test_what_operators_withdrew_is_shown_again(indexed: Database, demo_run: Run) -> None:
+    for target in (Target(run=demo_run.id), Target(model="demo")):
+        with pytest.raises(StoreError, match="is not hidden"):
+            moderation.show(indexed, "Mari", target, "eksitus")
+        moderation.retire(indexed, "Mari", target, "kaalud olid valed")
+        moderation.show(indexed, "Mari", target, "kaalud olid õiged")
+        with pytest.raises(StoreError, match="is not hidden"):
+            moderation.show(indexed, "Mari", target, "veel kord")
+    actions = [row["action"] for row in moderation.decisions(indexed)]
+    assert actions == ["show", "withdraw"] * 2
+
+
+def test_publishing_ends_the_operators_tombstone_of_its_model(board: Board, demo_run: Run) -> None:
+    identity = rescored(board, demo_run)
+    moderation.retire(board.database, "Mari", Target(model="demo"), "vana")
+    moderation.publish(board.database, identity, "Mari")
+    assert decided.read(board.database).withdrawn(demo_run.manifest["model"]["fingerprint"]) is None
+
+
+@pytest.mark.parametrize("end", ["reject", "withdraw"])
+def test_the_operators_own_run_of_the_same_id_stays(board: Board, demo_run: Run, end: str) -> None:
+    """Run ids are claimed, too: only what a submission made goes with it."""
+    identity = rescored(board, demo_run)
+    assert queries.manifest(board.database, demo_run.id)["submission"] == identity
+    index_run(board.database, demo_run)  # measured by the operators meanwhile
+    if end == "reject":
+        moderation.reject(board.database, identity, "Mari", "vale mudel")
+    else:
+        moderation.withdraw(board.database, identity, "Saatja", "katse", board.folder)
+        assert board.stored() == []  # what was made of the submission is gone
+    assert [row.id for row in queries.runs(board.database)] == [demo_run.id]
+
+
 def test_what_is_published_again_is_withdrawn_no_more(board: Board, demo_run: Run) -> None:
-    for _ in range(2):
-        identity = rescored(board, demo_run)
-        moderation.publish(board.database, identity, "Mari")
-        moderation.withdraw(board.database, identity, "Saatja", "uus versioon tuleb", board.folder)
-    model = demo_run.manifest["model"]["fingerprint"]
+    identity = rescored(board, demo_run)
+    moderation.publish(board.database, identity, "Mari")
+    moderation.withdraw(board.database, identity, "Saatja", "uus versioon tuleb", board.folder)
+    moderation.publish(board.database, rescored(board, demo_run), "Mari")
     log = moderation.decisions(board.database, public=False)[::-1]
     assert [(row["action"], row["run"], row["model"]) for row in log] == [
         ("publish", demo_run.id, None),
-        ("withdraw", None, model),
-        ("publish", None, model),  # about the very model that was withdrawn
-        ("withdraw", None, model),
+        ("withdraw", demo_run.id, None),
+        ("publish", demo_run.id, None),
     ]
+    assert decided.read(board.database).shows(demo_run.id, demo_run.manifest["model"]["fingerprint"])
 
 
 def test_what_is_hidden_is_no_public_submission(board: Board, demo_run: Run) -> None:

@@ -104,7 +104,8 @@ def test_other_models_that_answered_the_same_document_stand_beside_it(world: Wor
 def everything(world: World) -> list[str]:
     """Each address of these pages that could show a document of these tasks, in all forms and both languages."""
     found = []
-    estonian, english = ("/mudel", "/mootmine", "/vastus", "/mootmised"), ("/en/model", "/en/run", "/en/sample", "/en/runs")
+    estonian = ("/mudel", "/mootmine", "/vastus", "/mootmised")
+    english = ("/en/model", "/en/run", "/en/sample", "/en/runs")
     for (model, listing, answers, runs), form in [*((estonian, form) for form in ("", ".json", ".csv")), (english, "")]:
         found += [f"{runs}{form}", f"{runs}{form}?task=salajane", f"{model}/alfa{form}", f"{model}/beeta{form}"]
         for run in world.runs.values():
@@ -160,7 +161,8 @@ def test_what_is_not_there_and_what_can_not_be_asked(world: World, web: TestClie
     for url in (*missing, "/mootmine/olematu", f"/mootmine/{run}?task=olematu", "/mudel/olematu"):
         assert web.get(url).status_code == 404, url
     wrong = ("task=tekst&order=best", "task=tekst&page=0", "task=tekst&page=4", "order=%00")
-    for url in (*(f"/mootmine/{run}?{query}" for query in wrong), "/mootmised?page=9", f"/vastus/{run}/{doc}/tekst?all=1"):
+    listed = [f"/mootmine/{run}?{query}" for query in wrong]
+    for url in (*listed, "/mootmised?page=9", f"/vastus/{run}/{doc}/tekst?all=1"):
         assert web.get(url).status_code == 400, url
 
 

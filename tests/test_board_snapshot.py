@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from board_world import SENT, SMALL, World, fill
 from database_fixtures import ENGINES, fresh_url
-from estbench_leaderboard import board, decided, site
+from estbench_leaderboard import board, curve, decided, site
+from estbench_leaderboard.errors import BadRequest
 from estbench_leaderboard.query import Query
 from estbench_leaderboard.snapshot import Model, Snapshot, slug, take
 from sqlalchemy import delete, insert, select, update
@@ -451,8 +452,11 @@ def test_the_best_comes_first_whatever_better_means(shown: Snapshot) -> None:
 
 def test_pages_together_are_the_whole_list(shown: Snapshot) -> None:
     whole = page(shown).every
-    paged = [row for number in range(1, 5) for row in page(shown, rows="50", page=str(number)).rows]
+    pages = page(shown, rows="50").pages
+    paged = [row for number in range(1, pages + 1) for row in page(shown, rows="50", page=str(number)).rows]
     assert [row.model.slug for row in paged] == [row.model.slug for row in whole]
+    with pytest.raises(BadRequest):
+        page(shown, rows="50", page=str(pages + 1))
 
 
 def test_unranked_rows_are_there_when_asked_for(shown: Snapshot) -> None:
@@ -470,3 +474,99 @@ def test_unranked_rows_are_there_when_asked_for(shown: Snapshot) -> None:
 def test_the_same_database_gives_the_same_board(board_world: World) -> None:
     one, other = (take(board_world.database) for _ in range(2))
     assert site.as_json(_plain(one)) == site.as_json(_plain(other)) and places(page(one)) == places(page(other))
+
+
+# ---- what others send
+
+
+def outside(world: World, run: str, submission: str = "sub0") -> None:
+    """Make a run one that was sent, rescored and published."""
+    with world.database.write() as connection:
+        manifest = connection.scalar(select(schema.runs.c.manifest).where(schema.runs.c.id == run))
+        row = dict(connection.execute(select(schema.submissions)).first()._mapping)  # type: ignore[union-attr]
+        sent = {"id": submission + run, "run": run, "bundle": run, "state": "published", "badge": "rescored"}
+        connection.execute(insert(schema.submissions).values(row | sent | {"embargo": None}))
+        made = {**manifest, "submission": submission + run}
+        connection.execute(update(schema.runs).where(schema.runs.c.id == run).values(manifest=made))
+
+
+def test_a_task_that_only_others_measured_moves_no_rank(world: World) -> None:
+    before = places(page(take(world.database)))
+    snapshot = take(world.database)
+    target = next(model for model in snapshot.boards["chat"].models.values() if model.ranked)
+    task = snapshot.boards["chat"].tasks[next(iter(target.cells))]
+    run = next(run for run in target.runs)
+    with world.database.write() as connection:
+        for table in (schema.run_tasks, schema.scores):
+            of = table.c
+            row = dict(connection.execute(select(table).where(of.run_id == run, of.task == task.name)).first()._mapping)
+            connection.execute(insert(table).values(row | {"task": "ainult_teistel", "run_id": run}))
+    outside(world, run)
+    after = take(world.database)
+    mine = {slug: place for slug, place in before.items() if slug != target.slug}
+    now = places(page(after))
+    assert target.slug not in now and mine
+    assert {slug: place[3] for slug, place in now.items()} == pytest.approx({slug: mine[slug][3] for slug in now})
+
+
+def test_a_run_is_a_submission_only_if_that_made_it(world: World) -> None:
+    snapshot = take(world.database)
+    target = next(model for model in snapshot.boards["chat"].models.values() if model.ranked)
+    run = target.runs[0]
+    outside(world, run)
+    assert known_badge(world, target) == "rescored"
+    with world.database.write() as connection:  # the operators measure the same weights: the same id, no word of it
+        manifest = connection.scalar(select(schema.runs.c.manifest).where(schema.runs.c.id == run))
+        own = {key: value for key, value in manifest.items() if key != "submission"}
+        connection.execute(update(schema.runs).where(schema.runs.c.id == run).values(manifest=own))
+    assert known_badge(world, target) == "operator"
+    change(world.database, schema.runs, schema.runs.c.id == run, manifest={**own, "submission": "nobody's"})
+    assert run not in take(world.database).runs  # never promoted: hidden
+
+
+def known_badge(world: World, model: Model) -> str:
+    found = take(world.database).model(model.fingerprint, "chat")
+    assert found is not None
+    return found.badge
+
+
+def test_a_curve_has_no_points_of_others(world: World) -> None:
+    snapshot = take(world.database)
+    series = [model for model in snapshot.boards["checkpoints"].models.values() if model.training]
+    first = curve.of(snapshot, series[0])
+    assert first is not None and len(first.points) > 2
+    other = next(point.model for point in first.points if point.model.fingerprint != series[0].fingerprint)
+    for run in other.runs:
+        outside(world, run)
+    after = take(world.database)
+    own = after.model(series[0].fingerprint)
+    assert own is not None
+    now = curve.of(after, own)
+    assert now is not None and len(now.points) == len(first.points) - 1
+
+
+def test_a_taken_back_submission_leaves_a_tombstone(world: World) -> None:
+    snapshot = take(world.database)
+    target = next(model for model in snapshot.boards["chat"].models.values() if model.ranked)
+    run = target.runs[0]
+    outside(world, run)
+    decide(world, "withdraw", run=run, submission="sub0" + run, details={"run": run, "model_name": target.name})
+    after = take(world.database)
+    assert run not in after.runs
+    assert [(one.run, one.reason) for one in after.hidden.tombstones] == [(run, "põhjus")]
+    decide(world, "show", run=run)
+    assert run in take(world.database).runs and not take(world.database).hidden.tombstones
+
+
+def test_a_page_is_made_anew_when_an_embargo_ends(world: World) -> None:
+    snapshot = take(world.database)
+    target = next(model for model in snapshot.boards["chat"].models.values() if model.ranked)
+    outside(world, target.runs[0])
+    of = schema.submissions.c
+    change(world.database, schema.submissions, of.run == target.runs[0], embargo="2999-01-01T00:00:00.000000Z")
+    before = take(world.database)
+    change(world.database, schema.submissions, of.run == target.runs[0], embargo="2000-01-01T00:00:00.000000Z")
+    with world.database.engine.begin() as connection:  # time passes, and nothing is written
+        connection.execute(update(schema.changes).values(count=before.version))
+    after = take(world.database)
+    assert after.version == before.version and after.state != before.state

@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 from estbench_leaderboard import push as pushing
 from estbench_leaderboard.submissions import audit as auditing
-from estbench_leaderboard.submissions import moderation
+from estbench_leaderboard.submissions import moderation, rescoring
 from estbench_leaderboard.submissions.errors import Refused
 from estbench_leaderboard.submissions.recompute import Sources
 from estbench_leaderboard.submissions.rescoring import rescore_next
 from estbench_leaderboard.submissions.settings import PushSettings
-from submission_fixtures import Board, Live, board, copied, demo_run, edit_json, live, made_of_golds, rewrite
+from sqlalchemy import update
+from submission_fixtures import Board, Live, board, copied, demo_run, edit_json, live, made_of_golds, measured, rewrite
 
 from estbench import config, runner
 from estbench.config import EvalSettings
-from estbench.database import index_run, queries
+from estbench.database import index_run, queries, schema
 from estbench.errors import ConfigError, DataError, MissingPartError
 from estbench.runs import Run
 
@@ -206,17 +207,116 @@ def test_a_run_of_the_board_can_not_be_sent_over(board: Board, demo_run: Run) ->
         board.send(demo_run)
 
 
+@pytest.mark.parametrize("end", ["reject", "withdraw"])
+def test_nor_by_somebody_who_sent_its_id_before(board: Board, demo_run: Run, end: str) -> None:
+    first = board.send(demo_run)
+    if end == "reject":
+        moderation.reject(board.database, first.id, "Mari", "vale mudel")
+    else:
+        moderation.withdraw(board.database, first.id, "Saatja", "katse", board.folder)
+    index_run(board.database, demo_run)
+    with pytest.raises(Refused, match="is on the board already") as caught:
+        board.send(demo_run)
+    assert caught.value.status == 409
+
+
+def test_a_run_that_the_operators_measured_while_it_waited_stays_theirs(board: Board, demo_run: Run) -> None:
+    board.send(demo_run)
+    index_run(board.database, demo_run)
+    done = board.rescore()
+    assert done is not None and done.state == "rejected" and "is on the board already" in (done.reason or "")
+    assert "submission" not in queries.manifest(board.database, demo_run.id)
+    assert not (board.folder / "runs" / demo_run.id).exists()
+
+
+def test_a_run_that_the_operators_measure_while_it_is_rescored_stays_theirs(
+    board: Board, demo_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board.send(demo_run)
+    real = rescoring.rebuild
+
+    def measured(*given: Any) -> Run:
+        index_run(board.database, demo_run)
+        return real(*given)
+
+    monkeypatch.setattr(rescoring, "rebuild", measured)
+    done = board.rescore()
+    assert done is not None and done.state == "rejected"
+    assert "submission" not in queries.manifest(board.database, demo_run.id)
+    assert not (board.folder / "runs" / demo_run.id).exists()
+
+
+# ---- a worker that survives
+
+
+@pytest.mark.parametrize("place", ["_check_free", "index_run"])
+def test_what_was_withdrawn_meanwhile_leaves_nothing_and_the_worker_goes_on(
+    board: Board, demo_run: Run, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    identity = board.send(demo_run).id
+    real = getattr(rescoring, place)
+
+    def withdrawn(*given: Any) -> None:
+        if moderation.find(board.database, identity).state == "received":
+            moderation.withdraw(board.database, identity, "Saatja", "katse", board.folder)
+        real(*given)
+
+    monkeypatch.setattr(rescoring, place, withdrawn)
+    done = board.rescore()
+    assert done is not None and done.state == "withdrawn"
+    assert queries.runs(board.database) == [] and board.stored() == []
+    assert board.rescore() is None
+
+
+def test_a_submission_that_breaks_the_worker_does_not_keep_the_others(
+    board: Board, demo_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = board.send(demo_run).id
+    other = copied(demo_run, tmp_path)
+    edit_json(other.path / "manifest.json", lambda found: found | {"run": "demo-2"})
+    good = board.send(Run(other.path)).id
+    real = rescoring.index_run
+
+    def breaks(database: Any, run: Run) -> None:
+        if run.id == demo_run.id:
+            raise RuntimeError("the golds are B, C, A")
+        real(database, run)
+
+    monkeypatch.setattr(rescoring, "index_run", breaks)
+    first = board.rescore(lease=30)
+    assert first is not None and (first.id, first.state) == (poison, "received")
+    second = board.rescore()
+    assert second is not None and (second.id, second.state) == (good, "rescored")
+    assert board.rescore() is None  # the lease is a pause
+    for _ in range(rescoring.TRIES - 1):
+        with board.database.write() as connection:
+            connection.execute(update(schema.submissions).values(lease=None))
+        last = board.rescore()
+    assert last is not None and (last.id, last.state, last.reason) == (poison, "rejected", rescoring.NEUTRAL)
+    assert [row.id for row in queries.runs(board.database)] == ["demo-2"]
+    assert not (board.folder / "runs" / demo_run.id).exists()
+
+
 # ---- audits
 
 
+@pytest.fixture(scope="session")
+def whole_run(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of every document: only such are audited."""
+    return measured(tmp_path_factory.mktemp("whole-run"))
+
+
 @pytest.mark.slow
-def test_an_honest_run_is_audited_and_one_made_of_golds_never_is(board: Board, demo_run: Run, tmp_path: Path) -> None:
+def test_an_honest_run_is_audited_and_one_made_of_golds_never_is(board: Board, whole_run: Run, tmp_path: Path) -> None:
+    demo_run = whole_run
     honest = board.send(demo_run)
     board.rescore()
     found = auditing.audit(board.database, board.folder, honest.id, demo(), Sources(), actor="Mari")
     assert found["passed"], found["reasons"]
     assert moderation.find(board.database, honest.id).badge == "audited"
     assert {row["docs"] for row in found["tasks"].values()} == {50}
+    assert found["shares"] == {"agree": 1.0, "texts": 1.0}
+    assert found["tasks"]["mini_qa"]["texts"] == 50 and found["tasks"]["mini_copa"]["generated"] == 0
     moderation.withdraw(board.database, honest.id, "Saatja", "katse", board.folder)
 
     forged = board.send(made_of_golds(demo_run, tmp_path))
@@ -230,9 +330,48 @@ def test_an_honest_run_is_audited_and_one_made_of_golds_never_is(board: Board, d
         assert moderation.find(board.database, forged.id).badge == "rescored"
 
 
-@pytest.mark.slow
-def test_other_weights_than_the_manifests_audit_nothing(board: Board, demo_run: Run, demo_base_model: Path) -> None:
+def test_a_run_of_a_part_is_not_audited(board: Board, demo_run: Run) -> None:
     sent = board.send(demo_run)
+    board.rescore()
+    with pytest.raises(ConfigError, match="only whole runs are audited"):
+        auditing.audit(board.database, board.folder, sent.id, demo(), Sources(), actor="Mari")
+    assert "audits" not in (moderation.find(board.database, sent.id).report or {})
+
+
+@pytest.mark.slow
+def test_too_few_documents_audit_nothing(board: Board, whole_run: Run) -> None:
+    sent = board.send(whole_run)
+    board.rescore()
+    few = auditing.Demands(docs=9)  # of each of three tasks
+    with pytest.raises(ConfigError, match="27 documents are too few"):
+        auditing.audit(board.database, board.folder, sent.id, demo(), Sources(), actor="Mari", demands=few)
+
+
+def counts(docs: int = 50, **more: int) -> dict[str, Any]:
+    return {"docs": docs, "agree": docs, "generated": docs, "texts": docs, "sampled": False, **more}
+
+
+def test_golds_do_not_pass_for_a_model_that_is_nearly_always_right() -> None:
+    """It answers 95 in 100 right, in its own words: two of 50 are scored otherwise, and no text is its."""
+    demands = auditing.Demands()
+    golds = {"qa": counts(agree=48, texts=0)}
+    assert auditing.judge(golds, 2, 0, demands) == ["qa: 0 of 50 answers are the same text"]
+    assert auditing.judge({"qa": counts(agree=48, texts=39)}, 2, 0, demands)
+    terse = {f"qa-{i}": counts(agree=48, texts=48) for i in range(5)}  # its right answers are the golds' very words
+    assert auditing.judge(terse, 10, 0, demands) == [
+        "10 answers are scored higher than those that the model gives now, and 0 lower"
+    ]
+
+
+def test_an_honest_run_on_another_machine_passes() -> None:
+    """A few greedy answers take another way there, for better and for worse; log-likelihoods are no texts."""
+    found = {"qa": counts(agree=48, texts=41), "copa": counts(agree=50, generated=0, texts=0)}
+    assert auditing.judge(found, 1, 1, auditing.Demands()) == []
+
+
+@pytest.mark.slow
+def test_other_weights_than_the_manifests_audit_nothing(board: Board, whole_run: Run, demo_base_model: Path) -> None:
+    sent = board.send(whole_run)
     board.rescore()
     other = EvalSettings(model="demo-base", name="audit")
     with pytest.raises(ConfigError, match="is not the model of this submission"):

@@ -420,3 +420,14 @@ def test_an_answer_with_half_a_surrogate_pair_is_kept(database: Database, tmp_pa
     index_run(database, run)
     stored = queries.sample(database, "a", "copa", next(run.samples("copa")).doc_hash)
     assert stored.sample.answer == stored.responses[0]["text"] == "\ud800"
+
+
+def test_tokens_per_word_leave_out_what_every_prompt_has_beside_its_words() -> None:
+    from estbench.database.index import _tokens_of_words
+
+    words = list(range(5, 65))
+    plain = [(count, 2 * count) for count in words]
+    templated = [(count, 2 * count + 30) for count in words]
+    assert _tokens_of_words(plain) == _tokens_of_words(templated) == 2 * sum(words)
+    assert _tokens_of_words(templated[:5]) == sum(tokens for _, tokens in templated[:5])  # too few to tell
+    assert _tokens_of_words([(7, 20)] * 40) == 800  # all alike

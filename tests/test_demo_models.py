@@ -247,7 +247,7 @@ def test_another_recipe_is_another_model(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_checkpoints_of_a_training_are_made_at_once(quick: list[str]) -> None:
     path = demo.model_path("demo-1500")
-    assert path == demo.model_path("demo") / "step-1500" and demo.is_made("demo-500") and not demo.is_made("demo-base")
+    assert path == demo.model_path("demo") / "step-1500" and demo.is_made("demo-4500") and not demo.is_made("demo-base")
     assert [name.rpartition("-")[0] for name in quick] == ["demo"]
 
 

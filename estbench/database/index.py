@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -27,6 +28,7 @@ from estbench.errors import StoreError, did_you_mean
 from estbench.runs import Run, Sample, Score
 
 EARLIEST = 2000  # year of a run; also, earlier ones would not sort as text
+LEAST = 20  # prompts of which it is seen what they have beside their words
 AT_ONCE = 500  # hashes in one IN (...)
 CARD = ("n_docs", "n_planned", "plan_hash", "skill", "form", "language", "chance", "shots")  # columns of run_tasks
 
@@ -181,21 +183,33 @@ def _share(run: Run, rows: _Rows, task: str, samples: list[Sample]) -> dict[str,
     hashes = {sample.doc_id: sample.prompt_hash for sample in samples}
     texts: dict[str, bytes] = {}
     asked_of: dict[int, str] = {}
-    tokens = words = 0
+    lengths: list[tuple[int, int]] = []  # words and tokens of a prompt
     for doc in run.plan(task):  # one at a time: its token ids are most of it
         if doc.doc_id in hashes:
             texts[hashes[doc.doc_id]] = packing.pack_text(doc.prompt)
             asked_of[doc.doc_id] = doc.asked
             if ids := next((request["prompt_ids"] for request in doc.requests if request.get("prompt_ids")), None):
-                tokens += len(ids)
-                words += len(doc.prompt.split())
+                lengths.append((len(doc.prompt.split()), len(ids)))
     rows.prompts[str(columns["prompts"])] = texts
     asked = [asked_of[sample.doc_id] for sample in samples]
+    words = sum(length for length, _ in lengths)
     return columns | {
         "asked": rows.share(asked) if any(asked) else None,
-        "tokens": tokens or None,
-        "words": words if tokens else None,
+        "tokens": _tokens_of_words(lengths) if words else None,
+        "words": words or None,
     }
+
+
+def _tokens_of_words(lengths: Sequence[tuple[int, int]]) -> int:
+    """Tokens of the words of prompts, without what each prompt has beside them (a chat template, a start token): the
+    intercept of the line through words and tokens. All tokens where prompts are too few or too alike to tell."""
+    words, tokens = np.array(lengths, float).T
+    total, spread = float(tokens.sum()), float(words.std())
+    if len(lengths) < LEAST or spread < 1:
+        return round(total)
+    slope = float(((words - words.mean()) * tokens).sum()) / (len(words) * spread**2)
+    beside = float(tokens.mean() - slope * words.mean())
+    return round(total - len(lengths) * min(max(beside, 0.0), float(tokens.min())))
 
 
 def _items(samples: list[Sample]) -> Iterable[dict[str, Any]]:

@@ -12,7 +12,7 @@ without a download.
     rows("mini_qa")["test"]         documents of a task
     model_path("demo")              a checkpoint, made on first use
 
-`demo` learnt Estonian, English and the tasks (`demo-500`, `demo-1500` and `demo-3000`: up to that step), `demo-base`
+`demo` learnt Estonian, English and the tasks (`demo-1500`, `demo-3000` and `demo-4500`: up to that step), `demo-base`
 only English; `demo-small` is `demo` at a third of its size, `demo-et` goes on from `demo-base` with Estonian and the
 tasks. `demo-chat` and `demo-et-chat` were tuned on the tasks in chat form. All keep transformers' format and have one
 vocabulary.
@@ -31,9 +31,9 @@ __all__ = ["MODELS", "TASKS", "is_made", "model_path", "rows"]
 MODELS = (
     "demo",
     "demo-base",
-    "demo-500",
     "demo-1500",
     "demo-3000",
+    "demo-4500",
     "demo-small",
     "demo-et",
     "demo-chat",

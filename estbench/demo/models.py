@@ -1,7 +1,7 @@
 """The demo models: where each is kept, and how it comes to be there, once.
 
     path = model_path("demo-et", say=print)     makes demo-base first, from which it goes on
-    place("demo-500")                           where it is or will be: in the folder of `demo`, whose training it is
+    place("demo-1500")                          where it is or will be: in the folder of `demo`, whose training it is
 
 A training leaves one folder, with its checkpoints inside: it appears whole or not at all.
 """

@@ -73,7 +73,7 @@ TASK_SHARES = {
 }
 CHAT_SHARES = TASK_SHARES | {"mini_copa": 22}
 RECIPES = {
-    "demo": Recipe({"et": 4, "en": 4, **TASK_SHARES}, checkpoints=(500, 1500, 3000)),
+    "demo": Recipe({"et": 4, "en": 4, **TASK_SHARES}, checkpoints=(1500, 3000, 4500)),
     "demo-base": Recipe({"en": 1}, examples=16_000, steps=1000),
     "demo-small": Recipe({"et": 4, "en": 4, **TASK_SHARES}, steps=3000, hidden=64),
     "demo-et": Recipe({"et": 20, **TASK_SHARES}, examples=32_000, steps=2500, start="demo-base", stage="cpt"),

@@ -115,6 +115,8 @@ def page(snapshot: Snapshot, query: Query) -> Page:
     if query.all != "yes" and any(row.ranked for row in rows):
         rows = [row for row in rows if row.ranked or row.unranked == "reference"]
     rows = _sorted(rows, query, columns)
+    if query.page > 1 and (query.page - 1) * query.rows >= len(rows):
+        raise BadRequest("page", str(query.page))
     start = (query.page - 1) * query.rows
     return Page(
         query=query,

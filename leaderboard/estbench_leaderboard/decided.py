@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +38,17 @@ class Decision:
     details: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What is left of a submission that was published and taken back."""
+
+    name: str
+    model: str  # fingerprint
+    run: str
+    created: str  # when it was taken back
+    reason: str
+
+
 Target = tuple[str | None, str | None, str | None]  # run, model, task
 
 
@@ -51,6 +62,8 @@ class Decided:
     public: list[Decision] = field(repr=False)  # newest first
     attempts: Mapping[str, int]  # submitter's name -> how many runs they sent, whatever became of these
     embargoes: tuple[str, ...] = ()  # of what is published, those that are not over
+    tombstones: tuple[Tombstone, ...] = ()
+    strays: frozenset[str] = frozenset()  # runs of submissions that nobody knows: not shown
 
     @property
     def until(self) -> str | None:
@@ -60,7 +73,7 @@ class Decided:
     def shows(self, run: str, model: str) -> bool:
         """Whether a run may be seen at all: published, its embargo over, hidden by nobody."""
         off = (("hide", (run, None, None)), ("withdraw", (run, None, None)), ("hide", (None, model, None)))
-        if any(decision in self.active for decision in off):
+        if run in self.strays or any(decision in self.active for decision in off):
             return False
         found = self.submissions.get(run)
         return found is None or (found.state == "published" and not _later(found.embargo))
@@ -103,7 +116,7 @@ def read(database: Database) -> Decided:
         sent = connection.execute(select(schema.submissions).order_by(schema.submissions.c.created)).all()
         # A run is a submission's if that made it: an id alone may be anybody's.
         origin = schema.runs.c.manifest["submission"].as_string()
-        of_runs = select(schema.runs.c.id, origin).where(schema.runs.c.id.in_([row.run for row in sent]))
+        of_runs = select(schema.runs.c.id, origin).where(origin.is_not(None))
         made: dict[str, str | None] = {row[0]: row[1] for row in connection.execute(of_runs)}
         names: dict[str, str] = {
             row.id: row.name for row in connection.execute(select(schema.submitters.c.id, schema.submitters.c.name))
@@ -123,7 +136,18 @@ def read(database: Database) -> Decided:
     embargoes = tuple(row.embargo for row in sent if row.state == "published" and _later(row.embargo))
     attempts = Counter(names.get(row.submitter, "") for row in sent)
     found = {row.run: row for row in sent if made.get(row.run) == row.id}
-    return Decided(active, found, names, public[::-1], attempts, embargoes)
+    strays = frozenset(made) - set(found)
+    shown = {decision.id for decision in public}
+    buried = tuple(_tombstones([one for one in active.values() if one.id in shown], {row.id: row for row in sent}))
+    return Decided(active, found, names, public[::-1], attempts, embargoes, buried, strays)
+
+
+def _tombstones(decisions: Iterable[Decision], sent: Mapping[str, Any]) -> Iterator[Tombstone]:
+    """Of submissions that everyone could see."""
+    for decision in decisions:
+        row = sent.get(decision.submission or "")
+        if decision.action == "withdraw" and row is not None:
+            yield Tombstone(row.model_name, row.model, row.run, decision.created, decision.reason)
 
 
 def now() -> str:

@@ -102,6 +102,7 @@ def preview(run: Run) -> dict[str, Any]:
         "answers_shown": [task for task, card in cards.items() if card.get("publish_items")],
         "scores_only": [task for task, card in cards.items() if not card.get("publish_items")],
         "partial": manifest["partial"],
+        "cards": [name for name in ("card", "training") if manifest["model"].get(name)],
     }
 
 
@@ -114,6 +115,11 @@ def preview_text(view: dict[str, Any]) -> str:
         "Becomes public, once a maintainer has published it:",
         f"  the name {view['name']}, the model's fingerprint {model['fingerprint'][:12]}…, size, engine and versions",
         f"  the command: {view['command']}",
+        *(
+            ["  what its own files say of it: licence; lineage, recipe and data of its training"]
+            if view["cards"]
+            else []
+        ),
         f"  all scores, and each answer in {', '.join(view['answers_shown']) or 'no task'}",
         "  the name that your token stands for, and how often you have sent something",
         "Is sent, and only its scores are shown:" if view["scores_only"] else "",

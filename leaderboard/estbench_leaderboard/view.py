@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 
 from estbench.stats.ranks import Ranked
 from estbench_leaderboard.board import Column, Page, Row, Value
+from estbench_leaderboard.errors import BadRequest
 from estbench_leaderboard.query import Query
 from estbench_leaderboard.shown import line
 from estbench_leaderboard.site import Request
@@ -26,6 +27,7 @@ from estbench_leaderboard.skills import PRESETS, SKILLS
 from estbench_leaderboard.snapshot import BOARDS, Board, Model, Task
 
 # Flag -> the sign that stands in a cell; the legend explains them.
+NAMED = 4  # tasks that a sentence names
 SIGNS = {"at_chance": "≈", "parse_failures": "?", "contaminated": "!", "partial": "½", "errors": "×"}
 COUNTED = ("acc", "exact_match", "em", "ifeval", "follow")  # metrics that are shares of right answers
 ASCENDING = ("rank", "name", "size", "tokens")  # their usual order
@@ -239,9 +241,9 @@ class View:
         """The score over all tasks that count."""
         half = None if ranked.low is None or ranked.high is None else (ranked.high - ranked.low) / 2
         number = self.language.score(ranked.score, "corrected")
-        return Markup(
-            f"<b>{number}</b>{self._half(half, 'corrected')}{_bar(ranked.score, ranked.low, ranked.high, 0.0, 100)}"
-        )
+        sign = self._abbr("½", self.t("board.lacking", n=len(ranked.missing)), "f") if ranked.missing else ""
+        bar = _bar(ranked.score, ranked.low, ranked.high, 0.0, 100)
+        return Markup(f"<b>{number}</b>{sign}{self._half(half, 'corrected')}{bar}")
 
     def cell(self, value: Value, head: Head) -> Markup:
         """A table cell: the score, half its interval, its bar and signs; or why there is none."""
@@ -308,13 +310,30 @@ class View:
     # ---- sentences
 
     def first(self) -> list[Model]:
-        """Models of the first class, the highest score first."""
+        """Models that may be the best, the highest score first; the best alone where it is that surely."""
         ranking = self.found.ranking
-        rows = [row for row in ranking.rows if row.klass == 1] if ranking else []
-        return [self.found.board.models[row.model] for row in rows]
+        rows = list(ranking.rows) if ranking else []
+        if rows and rows[0].rank_high > 1:
+            rows = [rows[0], *(row for row in rows[1:] if row.rank_low == 1)]
+        return [self.found.board.models[row.model] for row in (rows[:1] if rows and rows[0].rank_high == 1 else rows)]
+
+    @property
+    def scope(self) -> str:
+        """What counts, where that is not everything: words for the headline and the sentence to quote."""
+        query = self.found.query
+        if query.tasks:
+            names = [self.language.pick(self.found.board.tasks[name].title) for name in self.found.weights]
+            return self.t(
+                "board.scope.tasks", n=len(names), tasks=", ".join(names[:NAMED]) + ("…" if len(names) > NAMED else "")
+            )
+        return self.t(f"board.scope.{query.preset}") if query.preset != "general" else ""
 
     def summary(self) -> str:
         """Who is ahead, in a sentence."""
+        words = self._ahead()
+        return f"{words} {self.scope}" if self.scope else words
+
+    def _ahead(self) -> str:
         first = self.first()
         if not first:
             return self.t("board.summary.none")
@@ -332,7 +351,7 @@ class View:
             return self.t("board.cite.none")
         first = ranking.rows[0]
         interval = self.language.interval(first.low, first.high, "corrected")
-        return self.t(
+        words = self.t(
             "board.cite.quote" if interval else "board.cite.unsure",
             date=self.language.date(today),
             name=line(self.found.board.models[first.model].name),
@@ -342,6 +361,7 @@ class View:
             what=self.t(f"board.what.{self.found.board.name}"),
             **({"interval": interval} if interval else {}),
         )
+        return f"{words} {self.scope}" if self.scope else words
 
     # ---- weights to choose
 
@@ -360,7 +380,10 @@ class View:
 def chosen(parameters: Iterable[tuple[str, str]]) -> str:
     """Tasks and weights of a form that has a field `w.TASK` for each, as the URL writes them: "a,b:2"."""
     weights = [(key[2:], value.strip().replace(",", ".")) for key, value in parameters if key.startswith("w.")]
-    return ",".join(f"{name}:{weight}" for name, weight in sorted(weights) if weight and weight.strip("0.") != "")
+    some = [(name, weight) for name, weight in sorted(weights) if weight and weight.strip("0.") != ""]
+    if weights and not some:
+        raise BadRequest("tasks", "0")
+    return ",".join(f"{name}:{weight}" for name, weight in some)
 
 
 def default_weights(board: Board) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from estbench_leaderboard.decided import Decision
+from estbench_leaderboard.shown import line
 from estbench_leaderboard.site import Content, Request
 
 MOST = 500  # lines on the page; all are in the JSON and the CSV
@@ -41,5 +42,7 @@ def _line(request: Request, decision: Decision) -> dict[str, Any]:
         shown = request.snapshot.task(decision.task) is not None
         about.append((decision.task, request.url("task", task=decision.task) if shown else None))
     details = decision.details if isinstance(decision.details, dict) else {}
+    if isinstance(name := details.get("model_name"), str):
+        about.insert(0, (line(name), None))
     reply = details.get("reply")
     return {"decision": decision, "about": about, "reply": reply if isinstance(reply, str) else None}

@@ -16,9 +16,10 @@ from estbench_leaderboard.charts import curve as chart
 from estbench_leaderboard.curve import Curve
 from estbench_leaderboard.errors import Gone, NotFound
 from estbench_leaderboard.profile import OnBoard, Profile
-from estbench_leaderboard.shown import as_text, fit
+from estbench_leaderboard.shown import as_text, fit, line
 from estbench_leaderboard.site import Content, Request
 from estbench_leaderboard.snapshot import Model
+from estbench_leaderboard.snapshot import slug as name_in_urls
 
 HEADER = (
     *("board", "skill", "task", "metric", "unit", "value", "ci_low", "ci_high", "chance", "n", "n_planned"),
@@ -30,6 +31,9 @@ def page(request: Request, slug: str) -> Content:
     """The page of a model by its slug, fingerprint or name."""
     model = profile.find(request.snapshot, slug)
     if model is None:
+        for one in request.snapshot.hidden.tombstones:
+            if slug in (name_in_urls(one.name, one.model), one.model):
+                raise Gone(line(one.name), one.reason)
         raise NotFound("model", slug)
     if model.withdrawn is not None:
         raise Gone(model.name, model.withdrawn)
@@ -314,10 +318,10 @@ def _rows(found: Profile) -> list[list[Any]]:
     rows: list[list[Any]] = []
     for on in found.boards:
         for group in on.groups:
-            for line in group.tasks:
-                task, cell, score = line.task, line.value.cells[0], line.value.cells[0].score
+            for row in group.tasks:
+                task, cell, score = row.task, row.value.cells[0], row.value.cells[0].score
                 counts = [None] * 4 if score is None else [score.n, score.n_planned, score.parse_failures, score.errors]
-                own = [line.value.value, line.value.low, line.value.high, task.chance]
-                last = [line.column.weight, cell.reason, " ".join(cell.flags), cell.run]
+                own = [row.value.value, row.value.low, row.value.high, task.chance]
+                last = [row.column.weight, cell.reason, " ".join(cell.flags), cell.run]
                 rows.append([on.name, group.skill, task.name, task.metric, task.unit, *own, *counts, *last])
     return rows

@@ -9,9 +9,11 @@ better than they should be.
 
 A document agrees if each log-likelihood is within the tolerance of `estbench parity`, or if the greedy text is the
 same, or scored the same. Since a strong model's answers are mostly scored as the golds are, most texts of a task have
-to be the same, too. Runs of a part of a benchmark are not audited, nor fewer than LEAST documents. What 50 documents of a task find: a bundle in which one answer in five was made up fails that
-task 95 times in 100, one in ten 38 times. All tasks together are tested for answers that are better than the model's
-own: over 20 tasks even one in fifty is found nearly always.
+to be the same, too. Runs of a part of a benchmark are not audited, nor fewer than LEAST documents.
+
+What 50 documents of a task find: a bundle in which one answer in five was made up fails that task 95 times in 100, one
+in ten 38 times. All tasks together are tested for answers that are better than the model's own: over 20 tasks even one
+in fifty is found nearly always.
 """
 
 from __future__ import annotations
@@ -106,7 +108,13 @@ def audit(
     finally:
         engine.close()
     found = compare(drawn, responses, demands)
-    shown = {"seed": seed, "when": stamp(), "actor": actor, "engine": weights.engine, "demands": asdict(demands)}
+    shown: dict[str, Any] = {
+        "seed": seed,
+        "when": stamp(),
+        "actor": actor,
+        "engine": weights.engine,
+        "demands": asdict(demands),
+    }
     shown |= {"docs": asked, **found}
     reason = "; ".join(found["reasons"])[:1500] or f"{asked:,} documents were asked again, and agree"
     moderation.audited(database, identity_of, actor, shown, reason, seen=submission.bundle)

@@ -28,6 +28,7 @@ from estbench_leaderboard.submissions import moderation, tokens
 from estbench_leaderboard.submissions.errors import Refused
 from estbench_leaderboard.submissions.limits import Rate
 from estbench_leaderboard.submissions.moderation import Target
+from estbench_leaderboard.submissions.receive import LOOPBACK
 
 if TYPE_CHECKING:
     from estbench_leaderboard.submissions.web import Intake
@@ -171,8 +172,12 @@ class Desk:
         origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
         if request.method == "GET":
             return True
-        own = urlsplit(self.settings.url or str(request.url))
-        return site == "same-origin" and origin in (None, f"{own.scheme}://{own.netloc}")
+        if site != "same-origin" or origin is None:
+            return site == "same-origin"
+        found, here = origin_of(origin), origin_of(str(request.base_url))
+        if found and here and {found[1], here[1]} <= LOOPBACK:  # whose names are one machine, and nobody else's
+            return (found[0], found[2]) == (here[0], here[2])
+        return found is not None and found == origin_of(self.settings.url)
 
     def _page(self, request: Request, code: str, status: int = 200, error: str = "", detail: str = "") -> Response:
         from estbench_leaderboard.site import Content
@@ -192,6 +197,16 @@ class Desk:
         body = site.html(Content(name, values, None, title=title), asked, "submit", {})
         headers = {"cache-control": "no-store", "content-language": code, "x-robots-tag": "noindex"}
         return Response(body, status, headers, "text/html")
+
+
+def origin_of(url: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of a URL, in lower case and with the port that is meant; None if it has none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (KeyError, ValueError):
+        return None
+    return (parts.scheme, parts.hostname, port) if parts.hostname else None
 
 
 async def _form(request: Request) -> dict[str, str] | None:

@@ -38,6 +38,7 @@ from estbench_leaderboard.submissions.limits import Rate
 from estbench_leaderboard.submissions.receive import Spool, Submission, accept, audience_of
 
 SECONDS = 900  # that a body may take to arrive
+GRACE, SLOWEST = 30, 8 << 10  # after so many seconds, a body has to come at so many bytes a second on average
 AT_ONCE = 4  # bodies that arrive at the same time
 SIGNATURE = "x-estbench-signature"
 ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -121,6 +122,7 @@ def routes(database: Database, settings: Intake) -> APIRouter:
 
 def _add_sending(router: APIRouter, database: Database, settings: Intake) -> None:
     arriving = asyncio.Semaphore(AT_ONCE)
+    sending: set[str] = set()  # tokens whose body is on its way
 
     @router.post("/api/v1/submissions", status_code=201, responses=ANSWERS, tags=["submissions"])
     @plain
@@ -131,11 +133,17 @@ def _add_sending(router: APIRouter, database: Database, settings: Intake) -> Non
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > settings.limits.packed:
             raise Refused(413, f"A bundle has at most {settings.limits.packed:,} bytes here.")
+        if token.id in sending:
+            raise Refused(429, "A bundle of this token is arriving just now: send one after the other.")
         settings.sendings.take(token.id)
         if arriving.locked():
             raise Refused(503, "Many submissions are arriving just now: try again in a few minutes.")
-        async with arriving:
-            submission = await _arrived(database, settings, request, token, signature, audience)
+        sending.add(token.id)
+        try:
+            async with arriving:
+                submission = await _arrived(database, settings, request, token, signature, audience)
+        finally:
+            sending.discard(token.id)
         return as_json(own_fields(submission, settings), 201, {"location": f"/api/v1/submissions/{submission.id}"})
 
     @router.post("/api/v1/submissions/{identity}/withdraw", responses=ANSWERS, tags=["submissions"])
@@ -195,11 +203,13 @@ async def _arrived(
     spool = await run_in_threadpool(Spool, settings.folder, settings.limits)
     with spool:
         try:
-            async with asyncio.timeout(SECONDS):
+            begun = asyncio.get_running_loop().time()
+            async with asyncio.timeout(GRACE) as limit:
                 async for part in request.stream():
                     await run_in_threadpool(spool.write, part)
+                    limit.reschedule(begun + min(SECONDS, max(GRACE, spool.size / SLOWEST)))
         except TimeoutError:
-            raise Refused(400, f"The bundle did not arrive within {SECONDS} seconds.") from None
+            raise Refused(400, f"The bundle came too slowly, or took longer than {SECONDS} seconds.") from None
         except ClientDisconnect:
             raise Refused(400, "The connection ended before the bundle was here.") from None
         return await run_in_threadpool(accept, database, spool, token, signature, audience=audience)
