@@ -197,6 +197,7 @@ class ServeSettings:
     port: int = option("port to listen at; 0 takes a free one", 8000, least=0)
     immutable: bool = option("a SQLite file that nobody writes to: read without locks, pages kept for an hour", False)
     url: str | None = option("public address of the board, for feeds, cite boxes and link previews", None)
+    contact: str | None = option("whom readers and submitters can ask: an e-mail address or an https:// address", None)
 
 
 @dataclass(frozen=True)
@@ -205,5 +206,6 @@ class ExportSettings:
 
     database: str | None = option("database of the board; default is SQLite in ESTBENCH_HOME", None)
     url: str | None = option("public address that the files will have, for feeds, cite boxes and link previews", None)
+    contact: str | None = option("whom readers and submitters can ask: an e-mail address or an https:// address", None)
     samples: int = option("pages of single answers a task, at most", 3, least=0)
     data: bool = option("with the public part of the database, to download", True)

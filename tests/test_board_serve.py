@@ -32,6 +32,7 @@ from starlette.testclient import TestClient
 
 from estbench import cli
 from estbench.database import open_database
+from estbench.errors import ConfigError
 
 TINY = {**SMALL, "models": 32, "tasks": 2, "docs": 8, "base": 2, "checkpoints": 0}
 
@@ -270,3 +271,15 @@ def pg_ctl(data: Path, *words: str) -> None:
         )
         said.seek(0)
         assert done.returncode == 0, said.read()
+
+
+@pytest.mark.parametrize(
+    "contact", ["javascript:alert(1)", "not an address", "a@b", "http://tabel.ee", 'x@y.ee"onclick=']
+)
+def test_a_contact_is_an_address_or_refused(contact: str) -> None:
+    from estbench_leaderboard.serve import reachable
+
+    assert reachable("tabel@example.ee") == "tabel@example.ee" and reachable(None) == ""
+    assert reachable("https://example.ee/tabel") == "https://example.ee/tabel"
+    with pytest.raises(ConfigError):
+        reachable(contact)

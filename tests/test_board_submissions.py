@@ -381,8 +381,12 @@ def test_other_weights_than_the_manifests_audit_nothing(board: Board, whole_run:
 
 
 @pytest.mark.slow
-def test_a_model_behind_an_endpoint_is_asked_there_again(board: Board, tmp_path: Path) -> None:
+def test_a_model_behind_an_endpoint_is_asked_there_again(
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from stub_endpoint import Endpoint, Words
+
+    monkeypatch.setattr(auditing, "LEAST", 1)  # the sample of its data is small
 
     sources = Sources(data=Path("samples"))
 

@@ -70,11 +70,11 @@ def render(
     content = page.function(request, **parts)
     headers = {"x-estbench-version": request.snapshot.state, "content-language": code}
     if form == "json":
-        kind, text = "application/json", as_json(content.json)
+        kind, text = "application/json", as_json(content.json() if callable(content.json) else content.json)
     elif form == "csv":
         if content.table is None:
             raise NotFound("table")
-        kind, text = "text/csv; charset=utf-8", as_csv(content.table)
+        kind, text = "text/csv; charset=utf-8", as_csv(content.table() if callable(content.table) else content.table)
     else:
         kind, text = "text/html", site.html(content, request, page.name, parts)
     # Half a surrogate pair, which a string from outside may hold, has no bytes.

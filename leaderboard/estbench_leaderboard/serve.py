@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import signal
 import socket
@@ -46,7 +47,7 @@ def serve(settings: ServeSettings) -> int:
 
     base_url = public_address(settings.url)
     with open_board(settings.database, immutable=settings.immutable) as database:
-        site = Site(database, immutable=settings.immutable, base_url=base_url)
+        site = Site(database, immutable=settings.immutable, base_url=base_url, contact=reachable(settings.contact))
         site.snapshots.current()
         with listening(settings.host, settings.port) as door:
             # Bundles are signed for one board: for its public address, or on a desk for the one that it listens at.
@@ -158,6 +159,13 @@ def public_address(url: str | None) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigError(f"url={url} is no address of a board: https://tabel.example.ee.")
     return url.rstrip("/")
+
+
+def reachable(contact: str | None) -> str:
+    """A contact as it was given; "" if nobody said one. ConfigError: neither an e-mail address nor one of the web."""
+    if contact is None or re.fullmatch(r"[^@\s<>\"']+@[^@\s<>\"']+\.[^@\s<>\"']+|https://[^\s<>\"']+", contact):
+        return contact or ""
+    raise ConfigError(f"contact={contact} is neither an e-mail address nor an https:// address.")
 
 
 def _run(server: Any, door: socket.socket) -> None:

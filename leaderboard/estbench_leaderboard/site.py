@@ -41,14 +41,17 @@ PAUSE = 60  # seconds until a snapshot that could not be made is tried again
 log = logging.getLogger("estbench.leaderboard")
 
 
+Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # header and rows
+
+
 @dataclass(frozen=True)
 class Content:
-    """A page before it takes a form."""
+    """A page before it takes a form. What is large is given as a function, and made only for the form that shows it."""
 
     template: str
     values: dict[str, Any]  # for the template
     json: Any  # the same as data; dataclasses are welcome
-    table: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None  # header and rows of the CSV
+    table: Table | Callable[[], Table] | None = None  # of the CSV
     title: str = ""
     description: str = ""  # one sentence for search engines and Open Graph
     canonical: str = ""  # the query string of this state, "" or "?…"
@@ -133,12 +136,19 @@ class Site:
     """The board of one database."""
 
     def __init__(
-        self, database: Database, *, immutable: bool = False, base_url: str = "", static: bool = False
+        self,
+        database: Database,
+        *,
+        immutable: bool = False,
+        base_url: str = "",
+        static: bool = False,
+        contact: str = "",
     ) -> None:
         self.database = database
         self.snapshots = Snapshots(database, immutable=immutable)
         self.base_url = base_url.rstrip("/")  # for feeds, cite boxes and Open Graph; "": relative links only
         self.static = static  # exported as files: no forms, no search
+        self.contact = contact  # an e-mail address or a URL; "": nobody said
 
     def request(self, code: str, parameters: Mapping[str, str] | None = None) -> Request:
         """A request in a language, answered by the newest snapshot."""
@@ -226,7 +236,7 @@ def _plain(value: Any) -> Any:
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def as_csv(table: tuple[Sequence[str], Sequence[Sequence[Any]]]) -> str:
+def as_csv(table: Table) -> str:
     """A header and rows as CSV. Texts that a spreadsheet would take for a formula get an apostrophe."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

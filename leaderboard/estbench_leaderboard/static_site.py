@@ -31,7 +31,7 @@ from estbench_leaderboard.board import board_of, page
 from estbench_leaderboard.catalogue import CODES
 from estbench_leaderboard.query import Query
 from estbench_leaderboard.routes import FORMS, PAGES
-from estbench_leaderboard.serve import open_board, public_address
+from estbench_leaderboard.serve import open_board, public_address, reachable
 from estbench_leaderboard.site import HERE, Site
 from estbench_leaderboard.skills import PRESETS
 from estbench_leaderboard.static_links import Target
@@ -53,7 +53,8 @@ def export(settings: ExportSettings, folder: Path) -> int:
     target = folder.expanduser().absolute()
     check(target)
     with open_board(settings.database, immutable=False) as database:
-        site = Site(database, immutable=True, base_url=base_url, static=True)
+        contact = reachable(settings.contact)
+        site = Site(database, immutable=True, base_url=base_url, static=True, contact=contact)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:

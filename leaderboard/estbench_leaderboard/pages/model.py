@@ -65,8 +65,8 @@ def page(request: Request, slug: str) -> Content:
     return Content(
         template="model.html",
         values=values,
-        json=as_data(request, found, drawn),
-        table=(HEADER, _rows(found)),
+        json=lambda: as_data(request, found, drawn),
+        table=lambda: (HEADER, _rows(found)),
         title=model.name,
         description=sentence,
         canonical=f"?task={drawn.key}" if drawn is not None and key else "",

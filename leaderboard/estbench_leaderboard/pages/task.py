@@ -102,8 +102,8 @@ def page(request: Request, task: str) -> Content:
     return Content(
         template="task.html",
         values=values,
-        json=as_data(request, found, hard, read),
-        table=(HEADER, [_cells(on, row) for on in found for row in (*on.ranked, *on.others)]),
+        json=lambda: as_data(request, found, hard, read),
+        table=lambda: (HEADER, [_cells(on, row) for on in found for row in (*on.ranked, *on.others)]),
         title=line(title),
         description=t("task.description", about=about, n=own.n_docs, metric=tasks.metric_name(language, own.metric)),
     )

@@ -104,6 +104,9 @@ def rescore_next(
         done = _clear(database, folder, submission)
         say(str(why))
     except (StoreError, OSError) as error:  # a full disk, a database that is away: no fault of the sender
+        with suppress(StoreError):
+            if (now := _clear(database, folder, submission)).state != "received":
+                return now  # its folder went away with it
         _give_back(database, submission.id, worker)
         reason = str(error) if isinstance(error, StoreError) else f"{folder} can't be used: {error.strerror}."
         raise StoreError(f"{submission.id} is tried again later: {reason}") from None
