@@ -524,6 +524,14 @@ def test_a_run_is_a_submission_only_if_that_made_it(world: World) -> None:
     assert run not in take(world.database).runs  # never promoted: hidden
 
 
+def test_who_withdrew_an_id_does_not_hide_what_the_operators_measure_under_it(world: World) -> None:
+    target = next(model for model in take(world.database).boards["chat"].models.values() if model.ranked)
+    decide(world, "withdraw", run=target.runs[0], submission="of somebody", details={"model_name": "x"})
+    assert target.runs[0] in take(world.database).runs
+    decide(world, "withdraw", run=target.runs[0])  # by the operators themselves
+    assert target.runs[0] not in take(world.database).runs
+
+
 def known_badge(world: World, model: Model) -> str:
     found = take(world.database).model(model.fingerprint, "chat")
     assert found is not None

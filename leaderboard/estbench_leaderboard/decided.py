@@ -71,11 +71,13 @@ class Decided:
         return min(self.embargoes, default=None)
 
     def shows(self, run: str, model: str) -> bool:
-        """Whether a run may be seen at all: published, its embargo over, hidden by nobody."""
-        off = (("hide", (run, None, None)), ("withdraw", (run, None, None)), ("hide", (None, model, None)))
-        if run in self.strays or any(decision in self.active for decision in off):
-            return False
+        """Whether a run may be seen at all: published, its embargo over, hidden or taken back by nobody."""
         found = self.submissions.get(run)
+        if run in self.strays or any(("hide", of) in self.active for of in ((run, None, None), (None, model, None))):
+            return False
+        taken_back = self.active.get(("withdraw", (run, None, None)))
+        if taken_back and taken_back.submission in (None, found and found.id):  # not by a sender of the same id
+            return False
         return found is None or (found.state == "published" and not _later(found.embargo))
 
     def shows_task(self, task: str) -> bool:
