@@ -17,10 +17,12 @@ def content(request: Request, key: str, sections: Sequence[str], *, template: st
         {"name": name, "title": t(f"{key}.{name}.title"), "paragraphs": paragraphs(t(f"{key}.{name}.text"))}
         for name in sections
     ]
+    rows = [[section["name"], section["title"], "\n\n".join(section["paragraphs"])] for section in found]
     return Content(
         template=template,
         values={"sections": found, "introduction": paragraphs(t(f"{key}.introduction"))},
         json={"title": t(f"{key}.title"), "sections": found},
+        table=(("name", "title", "text"), rows),
         title=t(f"{key}.title"),
         description=t(f"{key}.description"),
     )
