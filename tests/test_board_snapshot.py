@@ -524,6 +524,18 @@ def test_a_run_is_a_submission_only_if_that_made_it(world: World) -> None:
     assert run not in take(world.database).runs  # never promoted: hidden
 
 
+def test_a_part_of_the_documents_has_no_rank_even_where_nobody_did_more(world: World) -> None:
+    board_before = take(world.database).boards["chat"]
+    assert board_before.prepared is not None
+    task = board_before.prepared.tasks[0]
+    more = schema.run_tasks.c.n_planned + 1
+    change(world.database, schema.run_tasks, schema.run_tasks.c.task == task, n_docs=more)
+    after = take(world.database).boards["chat"]
+    assert after.prepared is not None and task not in after.prepared.tasks
+    reasons = {model.cells[task].reason for model in after.models.values()}
+    assert "partial" in reasons and None not in reasons
+
+
 def test_who_withdrew_an_id_does_not_hide_what_the_operators_measure_under_it(world: World) -> None:
     target = next(model for model in take(world.database).boards["chat"].models.values() if model.ranked)
     decide(world, "withdraw", run=target.runs[0], submission="of somebody", details={"model_name": "x"})

@@ -399,11 +399,16 @@ def _cell(row: Any, score: Score | None, task: Task, contaminated: str | None) -
         reason = "other_version"
     elif row.docs is None:
         reason = "scores_only"
-    elif row.docs != task.docs or score.n < row.n:
+    elif row.docs != task.docs or score.n < row.n or _in_part(row):
         reason = "partial"
     elif None not in (row.asked, task.asked) and row.asked != task.asked:
         reason = "other_prompt"
     return Cell(row.run_id, score, reason, score.reason, flags)
+
+
+def _in_part(row: Any) -> bool:
+    """Whether a run asked fewer documents than the task has, or those of its sample."""
+    return (row.n_planned or 0) < (row.n_docs or 0) or bool(row.card.get("sample"))
 
 
 def _flags(row: Any, score: Score, task: Task, contaminated: str | None) -> Iterable[str]:
