@@ -22,8 +22,10 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
-from estbench.database import Database
+from estbench.database import Database, queries
 from estbench.errors import UserError
+from estbench.runs import Score
+from estbench_leaderboard import decided
 from estbench_leaderboard.submissions import moderation, tokens
 from estbench_leaderboard.submissions.errors import Refused
 from estbench_leaderboard.submissions.limits import Rate
@@ -186,7 +188,11 @@ class Desk:
         values: dict[str, Any] = {"paths": PATHS[code], "error": error, "detail": detail, "session": session}
         if session:
             values |= {
-                "submissions": moderation.listing(self.database),
+                "submissions": (sent := moderation.listing(self.database)),
+                "hidden_runs": {run for action, (run, _, _) in decided.read(self.database).active if action == "hide"},
+                "scores": _scores(
+                    self.database, [row["run"] for row in sent if row["state"] in ("rescored", "published")]
+                ),
                 "attempts": moderation.attempts(self.database),
                 "decisions": moderation.decisions(self.database, public=False)[:RECENT],
             }
@@ -207,6 +213,14 @@ def origin_of(url: str) -> tuple[str, str, int] | None:
     except (KeyError, ValueError):
         return None
     return (parts.scheme, parts.hostname, port) if parts.hostname else None
+
+
+def _scores(database: Database, runs: list[str]) -> dict[str, list[Score]]:
+    """What submissions would show, for who decides on them: run -> the tasks' primary scores."""
+    found: dict[str, list[Score]] = {}
+    for row in queries.scores(database, runs=runs, primary=True):
+        found.setdefault(row.run, []).append(row.score)
+    return found
 
 
 async def _form(request: Request) -> dict[str, str] | None:
