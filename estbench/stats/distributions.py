@@ -90,12 +90,23 @@ def t_bound(freedom: float, tail: float) -> float:
     low, high = 0.0, max(1.0, z)
     while t_tail(high, freedom) > tail:
         low, high = high, 2 * high
+    return _solved(freedom, tail, low, high)
+
+
+def _solved(freedom: float, tail: float, low: float, high: float) -> float:
+    """The quantile between two bounds: Newton's steps on the logarithm of the tail, halving where one leaves them."""
+    scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
+    point, wanted = (low + high) / 2, math.log(tail)
     for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if t_tail(middle, freedom) > tail else (low, middle)
-    return (low + high) / 2
+        value = t_tail(point, freedom)
+        low, high = (point, high) if value > tail else (low, point)
+        density = math.exp(scale - (freedom + 1) / 2 * math.log1p(point * point / freedom))
+        step = (math.log(value) - wanted) * value / density if value > 0 and density > 0 else math.inf
+        follower = point + step if low < point + step < high else (low + high) / 2
+        if follower in (low, high) or abs(follower - point) <= 2e-16 * point:
+            return follower
+        point = follower
+    return point
 
 
 def binomial_mid_p(k: int, n: int, p: float = 0.5) -> float:
