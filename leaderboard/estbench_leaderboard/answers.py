@@ -24,7 +24,7 @@ from estbench.database.engine import Database
 from estbench.errors import StoreError
 from estbench.runs import Score
 from estbench.scoring import metric_of
-from estbench_leaderboard import public
+from estbench_leaderboard import documents
 from estbench_leaderboard.shown import as_text, line
 from estbench_leaderboard.site import Request
 from estbench_leaderboard.snapshot import Model
@@ -175,22 +175,12 @@ def others(request: Request, task: str, doc: str, but: str) -> list[Other]:
         if (run := model.cells[task].run) is not None and run != but and model.withdrawn is None
     }
     found: list[Other] = []
-    for run in _allowed(request, task, list(asked)[:TRIED]):
+    for run in documents.allowed(database, request.snapshot, task, list(asked)[:TRIED]):
         if len(found) == OTHERS:
             break
         with contextlib.suppress(StoreError):  # it was not asked this document
             found.append(Other(asked[run], run, queries.sample(database, run, task, doc)))
     return found
-
-
-def _allowed(request: Request, task: str, runs: Sequence[str]) -> list[str]:
-    """Those of the runs whose documents may be shown, in their order."""
-    tasks = schema.run_tasks.c
-    asked = select(tasks.run_id, tasks.publish_items, tasks.card).where(tasks.task == task, tasks.run_id.in_(runs))
-    with request.site.database.read() as connection:
-        rows = connection.execute(asked.where(tasks.docs.is_not(None))).all()
-    fine = {row.run_id for row in rows if public.shows_items(request.snapshot, task, row.publish_items, row.card)}
-    return [run for run in runs if run in fine]
 
 
 def _lists(database: Database, run: str, task: str) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from starlette.responses import Response
 
 from estbench.errors import StoreError
 from estbench_leaderboard.catalogue import languages
-from estbench_leaderboard.charts.svg import escaped as escaped
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

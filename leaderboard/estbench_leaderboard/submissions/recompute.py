@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estbench import data, identity
-from estbench.engines.base import Generated, Response, from_record
+from estbench.engines.base import Response, from_record
 from estbench.errors import EstbenchError, TaskError
 from estbench.registry import Registry, Task
 from estbench.runs import PlannedDoc, Sample, Score
@@ -288,8 +288,3 @@ def check_claims(task: str, claimed: Sequence[Score], ours: Sequence[Score]) -> 
                 counts = f"{getattr(score, name):,} was claimed, and it is {getattr(own, name):,}"
                 raise Refused(400, f"{task}, {score.metric}: of {name}, {counts}.")
     return uncomputed
-
-
-def is_generated(response: Response) -> bool:
-    """Whether an answer is a text."""
-    return isinstance(response, Generated)
