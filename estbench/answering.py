@@ -2,7 +2,8 @@
 
     answers = answer(plans, engine, store, say, progress)     # Answers(responses, failures, ...)
 
-Packs come from the whole plan; of a pack only what has no response yet is asked. A response is on disk before it counts
+What follows from answers (a second turn, a repeated question) is asked in rounds, by the same loaded engine. Packs come
+from the whole plan; of a pack only what has no response yet is asked. A response is on disk before it counts
 as done. A request that failed is missing data: it is neither stored nor scored, and the same command asks it again. A
 pack that does not fit into memory is halved; the store notes that, so that a run that goes on makes the same packs.
 """
@@ -10,12 +11,13 @@ pack that does not fit into memory is halved; the store notes that, so that a ru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from estbench.engines.base import Answer, Engine, Failed, Pack, Packing, PackTooLarge, Response
+from estbench.engines import batches, trie
+from estbench.engines.base import Answer, Engine, Failed, Pack, Packing, PackTooLarge, Request, Response
 from estbench.errors import EngineError
-from estbench.plan import TaskPlan
 from estbench.responses import ResponseStore
 
 Say = Callable[[str], None]
@@ -28,6 +30,37 @@ def silent(*_: object) -> None:
     """A listener that hears nothing."""
 
 
+class Asked(Protocol):
+    """What is asked of an engine: a task's plan, or `Questions`."""
+
+    @property
+    def keys(self) -> Iterable[str]:
+        """The response keys that are wanted."""
+
+    def packs(self, packing: Packing) -> list[Pack]:
+        """The requests, each key once, in the packs in which they are computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Requests by key, under one name."""
+
+    name: str
+    requests: Mapping[str, Request]
+
+    @property
+    def keys(self) -> Iterable[str]:
+        return self.requests.keys()
+
+    def packs(self, packing: Packing) -> list[Pack]:
+        scored = {key: request for key, request in self.requests.items() if request.decoding is None}
+        generated = {key: request for key, request in self.requests.items() if request.decoding is not None}
+        return [
+            *trie.scoring_packs(self.name, scored, packing),
+            *batches.generation_packs(self.name, generated, packing),
+        ]
+
+
 @dataclass
 class Answers:
     """What was found and computed, by response key."""
@@ -36,42 +69,62 @@ class Answers:
     failures: dict[str, str] = field(default_factory=dict)  # key -> why there is no response
 
 
+Then = Callable[[Answers], Sequence[Asked]]  # what follows from the answers so far; nothing: that was all
+
+
 def answer(
-    plans: Sequence[TaskPlan],
+    plans: Sequence[Asked],
     engine: Engine,
     store: ResponseStore,
     loaded: Callable[[], None] = silent,
     say: Say = silent,
     progress: Progress = silent,
+    then: Then = lambda _: (),
 ) -> Answers:
     """Responses for every key of the plans: stored ones, and new ones that are stored as they come.
 
     loaded: called once the engine has loaded, which it does only if there is something to compute.
+    then: called after each round, until it has no more to ask.
     """
-    wanted = {key for plan in plans for doc in plan.docs for key in doc.keys}
-    since = None if engine.max_age is None else time.time() - engine.max_age
-    answers = Answers(store.load(wanted, since))
-    if store.damaged:
-        say(f"{store.damaged} damaged lines in {store.folder} are computed again.")
-    if len(answers.responses) == len(wanted):
-        say(f"All {len(wanted):,} responses are stored already: no token is forwarded.")
-        return answers
-    if answers.responses:
-        say(f"{len(answers.responses):,} of {len(wanted):,} responses are stored already.")
-    engine.load()
+    answers, asking, wanted = Answers({}), False, 0
     try:
-        loaded()
-        _compute(plans, engine, store, answers, progress)
+        while plans:
+            missing = _stored(plans, engine, store, answers, say)
+            wanted += sum(len({*plan.keys}) for plan in plans)
+            if missing and not asking:
+                engine.load()
+                asking = True
+                loaded()
+            if missing:
+                _compute(plans, engine, store, answers, progress)
+            plans = then(answers)
     finally:
-        engine.close()
+        if asking:
+            engine.close()
     if answers.failures:
         reason = next(iter(answers.failures.values()))
-        say(f"{len(answers.failures):,} of {len(wanted):,} requests have no response ({reason}).")
+        say(f"{len(answers.failures):,} of {wanted:,} requests have no response ({reason}).")
     return answers
 
 
+def _stored(plans: Sequence[Asked], engine: Engine, store: ResponseStore, answers: Answers, say: Say) -> bool:
+    """Take what is stored of a round; whether something is missing."""
+    wanted = {key for plan in plans for key in plan.keys}
+    since = None if engine.max_age is None else time.time() - engine.max_age
+    damaged = store.damaged
+    found = store.load(wanted, since)
+    answers.responses |= found
+    if not damaged and store.damaged:
+        say(f"{store.damaged} damaged lines in {store.folder} are computed again.")
+    if wanted and len(found) == len(wanted):
+        say(f"All {len(wanted):,} responses are stored already: no token is forwarded.")
+    elif found:
+        say(f"{len(found):,} of {len(wanted):,} responses are stored already.")
+    return len(found) < len(wanted)
+
+
 def _compute(
-    plans: Sequence[TaskPlan], engine: Engine, store: ResponseStore, answers: Answers, progress: Progress
+    plans: Sequence[Asked], engine: Engine, store: ResponseStore, answers: Answers, progress: Progress
 ) -> None:
     packs = open_packs(plans, engine.packing, answers.responses, store.splits)
     totals: dict[str, int] = {}
@@ -97,7 +150,7 @@ def _compute(
 
 
 def open_packs(
-    plans: Sequence[TaskPlan], packing: Packing, have: Container[str], splits: Container[str] = ()
+    plans: Sequence[Asked], packing: Packing, have: Container[str], splits: Container[str] = ()
 ) -> list[Pack]:
     """The packs of all tasks with what has no response yet; a request that two tasks ask is in the first one's pack."""
     packs: list[Pack] = []

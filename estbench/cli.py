@@ -163,6 +163,15 @@ def env(words: list[str]) -> int:
     return commands.ENV[verb](config.read(rest, EnvSettings), names)
 
 
+def judge(words: list[str]) -> int:
+    """Have answers judged by language models; price, calibrate, attack and audit that."""
+    verbs = _part("estbench_judges.commands", "judge").VERBS
+    verb, names, rest = _verb(words, tuple(verbs))
+    if names:
+        raise ConfigError(f"{names[0]!r} is no key=value. `estbench judge --help` lists the keys.")
+    return int(verbs[verb](config.read(rest, COMMANDS["judge"].settings)))
+
+
 def serve(words: list[str]) -> int:
     """Show the leaderboard of a database on an address."""
     return int(_leaderboard("serve").serve(config.read(words, ServeSettings)))
@@ -191,13 +200,18 @@ def board(words: list[str]) -> int:
 
 
 def _leaderboard(name: str, extra: str = "leaderboard") -> Any:
-    """A module of the leaderboard, by name: estbench itself imports nothing of it."""
+    """A module of the leaderboard."""
+    return _part(f"estbench_leaderboard.{name}", extra)
+
+
+def _part(name: str, extra: str) -> Any:
+    """A module of another package, by name: estbench itself imports nothing of them."""
     try:
-        return importlib.import_module(f"estbench_leaderboard.{name}")
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("estbench"):
             raise
-        raise MissingPartError(f"The leaderboard needs {error.name}: pip install 'estbench[{extra}]'") from None
+        raise MissingPartError(f"This needs {error.name}: pip install 'estbench[{extra}]'") from None
 
 
 @dataclass(frozen=True)
@@ -205,7 +219,7 @@ class Command:
     """A command: what it runs, its settings for `--help`, usage and examples."""
 
     run: Callable[[list[str]], int]
-    kind: type[Any] | str  # of its settings; the name of one that the leaderboard has
+    kind: type[Any] | str  # of its settings; `module:name` of one in another package
     usage: str
     examples: tuple[str, ...]
 
@@ -213,7 +227,8 @@ class Command:
     def settings(self) -> type[Any]:
         """The dataclass of its settings."""
         if isinstance(self.kind, str):
-            kind: type[Any] = getattr(_leaderboard("submissions.settings"), self.kind)
+            module, _, name = self.kind.partition(":")
+            kind: type[Any] = getattr(_part(module, "leaderboard"), name)
             return kind
         return self.kind
 
@@ -362,6 +377,21 @@ COMMANDS: dict[str, Command] = {
             "estbench env remove comet",
         ),
     ),
+    "judge": Command(
+        judge,
+        "estbench_judges.settings:JudgeSettings",
+        "judge [run | plan | calibrate | table | label | attack] run=ID judge=MODEL@URL [rubric=NAME] [judges=a,b,c]",
+        (
+            "estbench judge run=demo-3f judge=qwen3-32b@http://127.0.0.1:8000/v1",
+            "estbench judge plan run=demo-3f judges=panel.yaml",
+            "estbench judge run=demo-3f judges=panel.yaml max_cost=5",
+            "estbench judge run=demo-3f judge=panel.yaml task=estqa_chat rubric=equivalence",
+            "estbench judge label run=demo-3f,demo-base-9c labels=votes.jsonl",
+            "estbench judge calibrate run=demo-3f labels=votes.jsonl",
+            "estbench judge table run=a,b,c task=estinstruct_chat",
+            "estbench judge attack judge=qwen3-32b@http://127.0.0.1:8000/v1",
+        ),
+    ),
     "serve": Command(
         serve,
         ServeSettings,
@@ -380,7 +410,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "push": Command(
         push,
-        "PushSettings",
+        "estbench_leaderboard.submissions.settings:PushSettings",
         "push run=ID url=URL [embargo=YYYY-MM-DD] [dry_run=true]",
         (
             "estbench push run=demo-3f url=https://tabel.example.ee dry_run=true",
@@ -389,7 +419,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "board": Command(
         board,
-        "BoardSettings",
+        "estbench_leaderboard.submissions.settings:BoardSettings",
         "board [submissions | token | moderate | rescore | audit | hide | show | mark | unmark | correct | withdraw"
         " | describe] [key=value ...]",
         (

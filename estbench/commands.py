@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import shlex
 import shutil
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from estbench import report
 from estbench.errors import ConfigError, StoreError
+from estbench.runs import Run
 
 if TYPE_CHECKING:
     from estbench.config import EvalSettings
-    from estbench.runs import Run
     from estbench.settings import (
         CometSettings,
         ContaminationSettings,
@@ -44,18 +45,40 @@ def evaluate(settings: EvalSettings) -> int:
     from estbench.database import open_database
 
     each = series.expand(settings)
+    if settings.judge:
+        _judges().settings_of(settings)  # a judge that can't be is found before the work
     if series.is_series(settings.model):
         return _evaluate_series(settings, each)
     job = runner.prepare(settings, report.say)
     open_database(settings.database).close()  # one that can't be used is found before the work
     with report.ProgressBar() as bar:
         run = runner.evaluate(job, say=report.say, progress=bar)
-    index(run, settings.database)
+    run = _finish(run, settings)
     if not wants_table(settings.output):
         print(report.as_json(report.run_json(run)))
     else:
         _print_run(run, settings)
     return _warn_unanswered([run])
+
+
+def _finish(run: Run, settings: EvalSettings) -> Run:
+    """Index a run, and have judged what awaits a judge; without one it is said what completes the run."""
+    from estbench import judged
+
+    index(run, settings.database)
+    if settings.judge:
+        return Run(_judges().after_eval(run, settings).path)
+    if waiting := judged.awaiting(run):
+        report.say(
+            f"{', '.join(waiting)}: awaiting judge. `estbench judge run={run.id} judge=MODEL@URL` completes the run, "
+            "here or elsewhere."
+        )
+    return run
+
+
+def _judges() -> Any:
+    """The judges' commands, by name: estbench imports nothing of them."""
+    return importlib.import_module("estbench_judges.commands")
 
 
 def _print_run(run: Run, settings: EvalSettings) -> None:
@@ -79,7 +102,7 @@ def _evaluate_series(settings: EvalSettings, each: Sequence[EvalSettings]) -> in
 
     series.check(each, report.say)
     open_database(settings.database).close()
-    outcomes = list(series.evaluate(each, report.say, lambda run: index(run, settings.database)))
+    outcomes = list(series.evaluate(each, report.say, lambda run: _finish(run, settings)))
     if not wants_table(settings.output):
         print(report.as_json(series.as_rows(outcomes)))
     else:

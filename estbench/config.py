@@ -70,6 +70,12 @@ class EvalSettings:
     truncate: bool = option("cut prompts that are too long from the left; recorded, changes scores", False)
     database: str | None = option("database to index the run in; default is SQLite in ESTBENCH_HOME", None)
     output: str | None = option("table or json; json is the default on a pipe", None, choices=("table", "json"))
+    judge: str | None = option(
+        "who judges open answers afterwards: MODEL@URL, a checkpoint, several with commas; docs/judges.md", None
+    )
+    judge_options: dict[str, str] = option(  # noqa: RUF009
+        "judge.KEY=VALUE: options of the judges' engines; judge.max_cost= for all of them", dict
+    )
     plan: bool = option("show what would be done, and stop", False)
 
     def __post_init__(self) -> None:
@@ -81,6 +87,10 @@ class EvalSettings:
             raise ConfigError(f"share={self.share} is not above 0 and at most 1.")
         if self.slice == "auto":
             object.__setattr__(self, "slice", array_slice(os.environ))
+        if self.judge_options and not self.judge:
+            raise ConfigError(f"judge.{min(self.judge_options)}= needs judge=.")
+        if self.judge and self.slice:
+            raise ConfigError("judge= needs the whole run: `estbench judge run=ID` judges it once slices are merged.")
         if unknown := self.prompt_options.keys() - {"system"}:
             raise ConfigError(f"There is no key 'prompt.{min(unknown)}'. Did you mean 'prompt.system'?")
 

@@ -26,7 +26,7 @@ from lm_eval.api.registry import metric_registry
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import _import_func_in_yml
 
-from estbench import data, foreign, golds, identity, registry
+from estbench import data, foreign, golds, identity, prompt_sets, registry
 from estbench.engines.base import Decoding, Generated, Response, Scored
 from estbench.errors import EstbenchError, PlanError, TaskError
 
@@ -227,7 +227,7 @@ class LmTask:
     def _instances(self, doc_id: int, doc: Rendered, responses: list[Response]) -> list[Instance]:
         """A document's requests as lm-eval's filters want them, answered."""
         kind = "generate_until" if doc.decoding else "loglikelihood_rolling" if doc.rolling else "loglikelihood"
-        texts: list[tuple[str, ...]] = [*doc.pairs] or [(doc.prompt,)]
+        texts: list[tuple[str, ...]] = [*doc.pairs] or [(doc.prompt,)] * len(responses)  # one a turn
         answers = zip(texts, _answers(doc, responses), strict=True)
         about: dict[str, Any] = {"doc": self.docs[doc_id], "metadata": (self.card.name, doc_id, 1)}
         return [Instance(kind, arguments=asked, idx=i, resps=[one], **about) for i, (asked, one) in enumerate(answers)]
@@ -314,7 +314,7 @@ def load_rows(
         hashes = {split: data.rows_hash(rows) for split, rows in splits.items()}
         return data.Dataset(data.DatasetRef(f"estbench/{card.name}"), splits, hashes, "made by estbench", None, None)
     if card.dataset is None and card.foreign:
-        splits = foreign.file_rows(card)
+        splits = prompt_sets.rows(card) if prompt_sets.is_one(card) else foreign.file_rows(card)
         hashes = {split: data.rows_hash(rows) for split, rows in splits.items()}
         return data.Dataset(data.DatasetRef(f"files/{card.name.split('/')[-1]}"), splits, hashes, "files", None, None)
     return data.of_task(card, data=data_dir, gold=gold)
@@ -367,7 +367,8 @@ def _answer(doc: Rendered, responses: list[Response], filtered: list[dict[str, A
     if doc.rolling:
         return None
     if isinstance(responses[0], Generated):
-        return plain(next(iter(filtered[0].values())))
+        given = [plain(next(iter(one.values()))) for one in filtered]
+        return given[0] if len(given) == 1 else "\n\n".join(map(str, given))  # of each turn
     logprobs = [response.logprob for response in responses if isinstance(response, Scored)]
     return logprobs.index(max(logprobs))
 

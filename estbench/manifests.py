@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from estbench.plan import TaskPlan
     from estbench.runner import Job
 
-NOT_IN_COMMAND = ("output", "database", "plan")  # they don't change what is measured
+NOT_IN_COMMAND = ("output", "database", "plan", "judge", "judge_options")  # they change no answer
 LIBRARIES = ("lm_eval", "torch", "transformers", "tokenizers", "datasets", "sacrebleu", "numpy")
 
 

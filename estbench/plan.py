@@ -11,15 +11,15 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from estbench import identity, registry
-from estbench.engines import batches, trie
-from estbench.engines.base import Decoding, Pack, Packing, Request
+from estbench import identity, registry, turns
+from estbench.answering import Questions
+from estbench.engines.base import Pack, Packing, Request
 from estbench.errors import PlanError
 from estbench.runs import PlannedDoc
 from estbench.texts import Texts
@@ -43,6 +43,8 @@ class Doc:
     requests: list[Request]
     keys: list[str] = field(default_factory=list)  # response keys, known once the fingerprint is
     withheld: bool = False  # the gold answer stays with the maintainers: it is in no run folder
+    opening: list[dict[str, str]] | None = None  # messages so far, where the user says something after the answer
+    follow_up: str | None = None  # what that is (`turns`)
 
     def record(self, rendered: Rendered) -> PlannedDoc:
         """The document as the run folder keeps it; a context that all choices share is written once."""
@@ -57,7 +59,7 @@ class Doc:
             if request.continuation is not None:
                 row["continuation_ids"] = request.continuation.tolist()
             if request.decoding is not None:
-                row["decoding"] = asdict(request.decoding)
+                row["decoding"] = request.decoding.record()
             requests.append(row)
         prompt = rendered.prompt
         return PlannedDoc(
@@ -92,6 +94,11 @@ class TaskPlan:
             start += len(part)
 
     @property
+    def keys(self) -> Iterator[str]:
+        """The response keys of all documents."""
+        return (key for doc in self.docs for key in doc.keys)
+
+    @property
     def hash(self) -> str:
         """The plan's identity: equal for all models that are asked the same."""
         return identity.plan_key(
@@ -101,10 +108,7 @@ class TaskPlan:
     def packs(self, packing: Packing) -> list[Pack]:
         """The requests, each key once, in the packs in which they are computed: a function of the plan alone."""
         asked = {key: request for doc in self.docs for key, request in zip(doc.keys, doc.requests, strict=True)}
-        scored = {key: request for key, request in asked.items() if request.decoding is None}
-        generated = {key: request for key, request in asked.items() if request.decoding is not None}
-        name = self.card.name
-        return [*trie.scoring_packs(name, scored, packing), *batches.generation_packs(name, generated, packing)]
+        return Questions(self.card.name, asked).packs(packing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +171,16 @@ def _rendered(lm: LmTask, chosen: Sequence[int], chat: Chat | None) -> Iterator[
 def _doc(lm: LmTask, doc_id: int, rendered: Rendered, requests: list[Request], system: str | None) -> Doc:
     name, card = lm.doc_hashes[doc_id], lm.card
     row, _, repeated = name.partition("-")
-    decoding = asdict(rendered.decoding) if rendered.decoding else None
+    decoding = rendered.decoding.record() if rendered.decoding else None
     said = [system] if system else []
+    follow_up = turns.follow_up_of(card, lm.docs[doc_id], lm.shots)
+    said += [follow_up] if follow_up else []
     asked = identity.digest([rendered.source, decoding, *said])[:32]
     cluster = cluster_of(card, lm.docs[doc_id])
-    return Doc(doc_id, name, row if repeated else name, asked, cluster, requests, withheld=card.withheld)
+    doc = Doc(doc_id, name, row if repeated else name, asked, cluster, requests, withheld=card.withheld)
+    if follow_up:
+        doc.opening, doc.follow_up = rendered.source[-1], follow_up
+    return doc
 
 
 def with_system(chat: Chat, system: str | None) -> Chat:
@@ -201,7 +210,7 @@ def _requests(rendered: Sequence[Rendered], tokens: Tokens, seed: int, most: int
     prompts = iter(tokens.encode([doc.prompt for doc in rendered if doc.decoding]))
     for doc in rendered:
         if decoding := doc.decoding:
-            sampled = decoding if decoding.temperature == 0 else Decoding(**(asdict(decoding) | {"seed": seed}))
+            sampled = decoding if decoding.temperature == 0 else replace(decoding, seed=seed)
             messages = doc.prompt if tokens.sends_messages else None
             yield [Request(next(prompts), decoding=sampled, messages=messages)]
         elif doc.rolling:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from estbench import prompt_sets
 from estbench.config import FORMS
 from estbench.errors import ConfigError, did_you_mean
 from estbench.home import project_file
@@ -34,6 +35,7 @@ SKILLS = (
     "classification",
     "summarisation",
     "modelling",
+    "language_quality",
 )
 ACCESS = ("public", "gated", "withheld")  # gated: the Hub asks for a token; withheld: golds are not published
 FILE_FORMATS = ("json", "csv", "parquet", "text")  # what `dataset_path` may say in place of a data set's name
@@ -204,7 +206,9 @@ class Registry:
         return found[0]
 
     def _named(self, name: str) -> list[Task]:
-        """The task, or the tasks of somebody's group, that a name means. ConfigError if it means two things."""
+        """The tasks that a name means: one, or those of a group or prompt set. ConfigError if it means two things."""
+        if name.endswith(prompt_sets.ENDING):
+            return prompt_sets.tasks(Path(name).expanduser(), self.folder)
         if name.startswith("lm_eval/"):
             from estbench import foreign
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from estbench import data, distributed, endings, engines, golds, identity, manifests, registry
+from estbench import data, distributed, endings, engines, golds, identity, judged, manifests, registry, turns
 from estbench.answering import Answers, Progress, Say, answer, silent
 from estbench.checkpoint import Checkpoint
 from estbench.config import EvalSettings
@@ -252,10 +252,19 @@ def evaluate(job: Job, *, say: Say = silent, progress: Progress = silent) -> Run
         job.fingerprint = {"model": job.checkpoint.fingerprint(), "engine": job.engine.fingerprint()}
         for plan in job.plans:
             for doc in plan.docs:
+                if doc.follow_up:
+                    del doc.requests[1:]  # of another model that had this plan: it follows from that one's answer
                 doc.keys = [identity.response_key(job.response_id, request.content()) for request in doc.requests]
         with _disk_errors(), ResponseStore(job.response_id) as store:
             store.check_writable()
-            answers = answer(job.plans, job.engine, store, job.checkpoint.check_unchanged, say, progress)
+            second = turns.then(
+                job.plans,
+                job.tokens,
+                job.settings.prompt_options.get("system"),
+                job.engine.max_length,
+                job.response_id,
+            )
+            answers = answer(job.plans, job.engine, store, job.checkpoint.check_unchanged, say, progress, second)
     finally:
         job.engine.close()  # what it started to know its fingerprint ends, too
     results = [_score(job, plan, answers) for plan in job.plans]
@@ -361,6 +370,7 @@ def _write(job: Job, results: list[TaskResult], answers: Answers, begun: float) 
         }
         manifest["engine"] = first["engine"] | manifest["engine"]  # what it says of its work stays, if it had none now
     write_json(folder / "manifest.json", manifest)
+    judged.merge(Run(folder))  # what judges said of these very answers before
     return Run(folder)
 
 

@@ -103,9 +103,9 @@ def check(each: Sequence[EvalSettings], say: Callable[[str], None]) -> None:
 
 
 def evaluate(
-    each: Sequence[EvalSettings], say: Callable[[str], None], indexed: Callable[[Run], None]
+    each: Sequence[EvalSettings], say: Callable[[str], None], finish: Callable[[Run], Run]
 ) -> Iterator[Outcome]:
-    """Evaluate one model after the other; `indexed` is called with each finished run."""
+    """Evaluate one model after the other; `finish` indexes each run, and gives it back as it is then."""
     from estbench import runner
 
     before: Job | None = None
@@ -116,7 +116,7 @@ def evaluate(
             before = job
             with report.ProgressBar() as bar:
                 run = runner.evaluate(job, say=say, progress=bar)
-            indexed(run)
+            run = finish(run)
         except EstbenchError as error:
             say(f"estbench: {settings.model}: {error}")
             yield Outcome(settings.model, error=error)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from estbench.engines.base import Decoding
@@ -40,7 +39,7 @@ def _plain(doc: Rendered) -> list[Any]:
     """Each context once: all choices mostly share one."""
     contexts = list(dict.fromkeys([doc.prompt, *(context for context, _ in doc.pairs)]))
     pairs = [(contexts.index(context), continuation) for context, continuation in doc.pairs]
-    return [contexts, pairs, asdict(doc.decoding) if doc.decoding else None, doc.target, doc.rolling]
+    return [contexts, pairs, doc.decoding.record() if doc.decoding else None, doc.target, doc.rolling]
 
 
 def _rendered(row: list[Any]) -> Rendered:

@@ -30,6 +30,12 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0  # of no effect when greedy
+    schema: str | None = None  # JSON schema that the answer has to fit; an engine that can't see to that writes freely
+    top: int = 0  # so many likeliest first tokens are wanted with their log-probabilities, where the engine gives them
+
+    def record(self) -> dict[str, Any]:
+        """What is asked, as keys and plans hold it; what is seldom asked is only there where it is."""
+        return {key: value for key, value in asdict(self).items() if key not in ("schema", "top") or value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class Request:
 
     def content(self) -> bytes:
         """Everything that is asked, as bytes: what a response key is made of."""
-        asked = b"" if self.decoding is None else json.dumps(asdict(self.decoding), sort_keys=True).encode()
+        asked = b"" if self.decoding is None else json.dumps(self.decoding.record(), sort_keys=True).encode()
         scored = b"" if self.continuation is None else self.continuation.astype("<i4").tobytes()
         head = np.array([len(self.prompt), len(scored), len(asked)], "<i8").tobytes()
         said = b"" if self.messages is None else b"messages" + self.messages.encode()
@@ -85,6 +91,7 @@ class Generated:
     finish: str  # "stop": end token or stop string; "length": cut off; "refusal": the endpoint's filter stepped in
     thinking: str = ""  # what a reasoning model wrote before its answer; never scored
     thinking_tokens: int = 0
+    top: dict[str, float] | None = None  # likeliest first tokens -> log-probability (nats), where they were asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,8 @@ def to_record(response: Response) -> dict[str, Any]:
     record: dict[str, Any] = {"text": response.text, "tokens": response.tokens, "finish": response.finish}
     if response.thinking or response.thinking_tokens:
         record |= {"thinking": response.thinking, "thinking_tokens": response.thinking_tokens}
+    if response.top is not None:
+        record["top"] = response.top
     return record
 
 

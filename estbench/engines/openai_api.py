@@ -17,7 +17,7 @@ from typing import Any
 
 from estbench import identity
 from estbench.checkpoint import TOKENIZER_FILES
-from estbench.engines import prices, thinking
+from estbench.engines import endpoint_echo, prices, thinking
 from estbench.engines.base import Answer, Failed, Generated, Pack, Packing, Request, Scored
 from estbench.engines.endpoint_echo import echo_body, echoed
 from estbench.engines.endpoint_probe import Abilities
@@ -192,6 +192,11 @@ class OpenAIEngine:
         if decoding.temperature > 0:
             body |= {"top_p": decoding.top_p}
         body |= {"seed": decoding.seed}
+        if decoding.top:  # the first token's; nothing on APIs of completions, where scores are asked for
+            body |= {"logprobs": True, "top_logprobs": decoding.top} if request.messages is not None else {}
+        if decoding.schema is not None:
+            schema = {"name": "answer", "strict": True, "schema": json.loads(decoding.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         if decoding.stop and not self._may_think:  # a stop string in its thinking would end that
             body["stop"] = list(decoding.stop[:MOST_STOPS])
         body = {key: value for key, value in body.items() if key not in self.able.unsent} | self.options.body
@@ -231,7 +236,8 @@ class OpenAIEngine:
         finish = "refusal" if refused or reason == "content_filter" else finish
         written = usage.completion if usage else 0
         counted = _thinking_tokens(usage, thought, text)
-        return Reply(Generated(text, written, finish, thought, counted), usage, _fingerprint(reply))
+        top = _top(choice.get("logprobs")) if request.decoding.top else None
+        return Reply(Generated(text, written, finish, thought, counted, top), usage, _fingerprint(reply))
 
     def _opened(self, request: Request) -> bool:
         """Whether the template has opened the thinking already."""
@@ -310,6 +316,12 @@ def _texts(choice: Mapping[str, Any], empty: bool) -> tuple[str, str, bool]:
     if content is None and (thought or empty or choice.get("finish_reason") in ("length", "content_filter")):
         content = ""  # it was stopped before it began its answer, or has none
     return as_text(content, "content"), as_text(thought, "reasoning"), False
+
+
+def _top(logprobs: Any) -> dict[str, float] | None:
+    """The likeliest first tokens of a chat reply; None where the endpoint gives none."""
+    written = endpoint_echo.written(logprobs) if logprobs else []
+    return dict(written[0][1]) if written else None
 
 
 def _thinking_tokens(usage: Usage | None, thought: str, text: str) -> int:

@@ -7,6 +7,7 @@ that in front, its answer. Thinking is kept apart and counted; what was cut off 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,6 +98,8 @@ class Writing:
         body |= {"stop": stop} if stop else {}
         if decoding.temperature > 0:
             body["seed"] = decoding.seed
+        if decoding.schema is not None and row.phase != "think":
+            body["structured_outputs"] = {"json": json.loads(decoding.schema)}
         return Part(body, 1, lambda reply: written(reply, len(prompt), most), row)
 
     def take(self, part: Part, given: Any) -> list[Part]:

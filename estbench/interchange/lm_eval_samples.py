@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class _Asked:
         from estbench.lm_tasks import read_decoding
 
         try:
-            decoding = asdict(read_decoding(self.decoding, ""))
+            decoding = read_decoding(self.decoding, "").record()
         except EstbenchError:  # options that no run of ours can have
             decoding = self.decoding
         return identity.digest([self.prompt, decoding])[:32]

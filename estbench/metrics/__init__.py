@@ -12,12 +12,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from estbench.metrics import base, choice, classification, entities, gec, ifeval, modelling, qa, summary, translation
+from estbench.metrics import (
+    base,
+    choice,
+    classification,
+    entities,
+    gec,
+    ifeval,
+    judgments,
+    modelling,
+    qa,
+    summary,
+    translation,
+)
 from estbench.metrics.base import Metric
 
 __all__ = ["Metric", "aggregate", "get", "names"]
 
-_MODULES = (choice, classification, qa, translation, gec, summary, entities, modelling, ifeval)
+_MODULES = (choice, classification, qa, translation, gec, summary, entities, modelling, ifeval, judgments)
 _METRICS = {metric.name: metric for module in _MODULES for metric in module.METRICS}
 
 

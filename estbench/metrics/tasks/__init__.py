@@ -13,6 +13,7 @@ from estbench.metrics.tasks.instructions import *  # noqa: F403
 from estbench.metrics.tasks.labels import *  # noqa: F403
 from estbench.metrics.tasks.modelling import *  # noqa: F403
 from estbench.metrics.tasks.morphology import *  # noqa: F403
+from estbench.metrics.tasks.open_answers import *  # noqa: F403
 from estbench.metrics.tasks.rows import *  # noqa: F403
 from estbench.metrics.tasks.summary import *  # noqa: F403
 from estbench.metrics.tasks.translation import *  # noqa: F403

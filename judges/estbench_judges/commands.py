@@ -1,0 +1,208 @@
+"""`estbench judge`: what each verb does once its settings are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from estbench import judged, report
+from estbench.commands import wants_table
+from estbench.config import EvalSettings
+from estbench.errors import ConfigError, EstbenchError
+from estbench.home import home
+from estbench.runs import Run, find_run
+from estbench_judges import items, judges, layers, money
+from estbench_judges.asking import Sampling
+from estbench_judges.judging import Assignment, Judged, assign, judge
+from estbench_judges.settings import JudgeSettings
+
+NO_RUN = "run= is missing: the id of a run (`estbench runs` lists them), or its folder."
+
+
+def run(settings: JudgeSettings) -> int:
+    """Judge runs: ask what is not stored yet, and put the scores into the run folders and the database."""
+    found = _judge(settings)
+    if wants_table(settings.output):
+        for one, layer in found:
+            print(f"{one.given.run.manifest['name']} · {as_text(layer)}")
+    else:
+        print(report.as_json([_as_row(one, layer) for one, layer in found]))
+    if failed := sum(one.failed for one, _ in found):
+        report.say(f"estbench: {failed:,} calls failed: those verdicts are missing; the same command asks them again.")
+        return 4
+    return 0
+
+
+def _judge(settings: JudgeSettings) -> list[tuple[Judged, judged.Layer]]:
+    """The votes and layers of everything that the settings name, each kept before the next is asked."""
+    panel = judges.find(settings.panel, settings.judge_options, max_cost=settings.max_cost)
+    money.check_currencies(panel, settings.max_cost)
+    assigned = [given for each in runs_of(settings) for given in assignments(each, settings)]
+    for one in panel:
+        one.replay() if settings.replay else one.open(report.say)
+    budget = money.Budget(panel, settings.max_cost)
+    found = []
+    with report.ProgressBar() as bar:
+        for given in assigned:
+            votes = judge(given, panel, say=report.say, progress=bar, before=budget.before)
+            layer = layers.build(votes)
+            _index(layers.write(votes, layer), settings.database)
+            found.append((votes, layer))
+    return found
+
+
+def _as_row(one: Judged, layer: judged.Layer) -> dict[str, Any]:
+    """A layer as `output=json` prints it: scores and what is known of the judges, without single documents."""
+    return {"run": one.given.run.id, "task": layer.task, "scores": layer.scores, **layer.card}
+
+
+def runs_of(settings: JudgeSettings) -> list[Run]:
+    """The runs that `run=` names."""
+    names = [name.strip() for name in (settings.run or "").split(",") if name.strip()]
+    if not names:
+        raise ConfigError(NO_RUN)
+    return [Run(find_run(name)) for name in names]
+
+
+def assignments(found: Run, settings: JudgeSettings) -> list[Assignment]:
+    """What is judged of a run: the tasks that are named, else those that await a judge or were made for one."""
+    wanted = [name.strip() for name in (settings.task or "").split(",") if name.strip()]
+    if not wanted:
+        wanted = judged.awaiting(found) or [task for task in found.tasks if _is_for_judges(found, task)]
+    if not wanted:
+        raise ConfigError(
+            f"Run {found.id} has no task that awaits a judge: task= names one with generated answers, rubric= what it "
+            f"is judged by. It has {', '.join(found.tasks)}."
+        )
+    return [assign(found, task, settings.wishes) for task in wanted]
+
+
+def _is_for_judges(found: Run, task: str) -> bool:
+    try:
+        return bool(items.card_of(found, task).metadata.get("judge"))
+    except ConfigError:
+        return False
+
+
+def _index(found: Run, url: str | None) -> None:
+    """Index a run that lies in the home; another folder is told how to get there."""
+    from estbench.database import index_run, open_database
+
+    if found.path.resolve().parent == (home() / "runs").resolve():
+        with open_database(url) as database:
+            index_run(database, found)
+    else:
+        report.say(f"{found.path} is judged; `estbench runs import {found.path}` takes it into the database.")
+
+
+def plan(settings: JudgeSettings) -> int:
+    """Price the calls before anything is asked."""
+    panel = judges.find(settings.panel, settings.judge_options)
+    given = [one for found in runs_of(settings) for one in assignments(found, settings)]
+    for one in panel:
+        try:
+            one.replay()  # who was asked before is known, and with it what is stored
+        except EstbenchError:
+            continue
+    rows = money.plan(given, panel, Sampling(settings.temperature, settings.structured))
+    if not wants_table(settings.output):
+        print(report.as_json(rows))
+        return 0
+    columns = {
+        "judge": "judge",
+        "task": "task",
+        "rubric": "rubric",
+        "mode": "mode",
+        "documents": ">documents",
+        "without_call": ">no call",
+        "calls": ">calls",
+        "stored": ">stored",
+        "tokens_in": ">tokens in, about",
+        "tokens_out_at_most": ">out at most",
+        "cost_at_most": ">cost at most",
+    }
+    print(report.listing(rows, columns))
+    costs = [row["cost_at_most"] for row in rows]
+    if any(cost is None for cost in costs):
+        print(
+            "A judge behind an endpoint is priced with judge.prices=FILE or judge.input_price= and judge.output_price=."
+        )
+    else:
+        print(
+            f"All of it costs at most {sum(costs):,.4g} {rows[0]['currency'] or ''}".rstrip()
+            + ", answers asked again apart."
+        )
+    return 0
+
+
+def after_eval(found: Run, settings: EvalSettings) -> Run:
+    """Judge what awaits a judge in a run that `estbench eval … judge=` has just written."""
+    asked = settings_of(settings, found)
+    if not judged.awaiting(found) and not any(_is_for_judges(found, task) for task in found.tasks):
+        report.say("judge=: no task of this run awaits a judge.")
+        return found
+    failed = sum(one.failed for one, _ in _judge(asked))
+    if failed:
+        report.say(f"estbench: {failed:,} calls of judges failed: `estbench judge run={found.id}` asks them again.")
+    return Run(found.path)
+
+
+def settings_of(settings: EvalSettings, found: Run | None = None) -> JudgeSettings:
+    """The judge's part of an eval's settings; refuses what can't be before anything is answered."""
+    options = dict(settings.judge_options)
+    most = options.pop("max_cost", None)
+    try:
+        limit = float(most) if most is not None else None
+    except ValueError:
+        raise ConfigError(f"judge.max_cost={most} is no number.") from None
+    asked = JudgeSettings(
+        run=str(found.path) if found else None,
+        judges=settings.judge,
+        judge_options=options,
+        max_cost=limit,
+        data=settings.data,
+        database=settings.database,
+        output=settings.output,
+    )
+    judges.find(asked.panel, asked.judge_options, max_cost=limit)
+    return asked
+
+
+def as_text(layer: judged.Layer) -> str:
+    """A layer for a terminal: the number with its evidence, then each judge with what is known of it."""
+    by_name = {row["metric"]: row for row in layer.scores}
+    card = layer.card
+    first = by_name[card["metric"]]
+    anchor = f" against {card['anchor']['name']}" if card.get("anchor") else ""
+    lines = [f"{layer.task}: {card['rubric']['name']}, {layer.mode}{anchor}"]
+    value, low, high = (report.number(first[key], "proportion") for key in ("value", "ci_low", "ci_high"))
+    state = judged.state(first)
+    lines.append(f"  {card['metric']:<24}{value} [{low}, {high}]  n {first['n']} of {first['n_planned']}  {state}")
+    if first["n"] < first["n_planned"]:
+        ends = " to ".join(report.number(end, "proportion") for end in card["bounds"])
+        lines.append(f"  {'':<24}with what is missing it lies between {ends}")
+    for name, row in by_name.items():
+        if name != card["metric"]:
+            shown = [report.number(row[key], "proportion") for key in ("value", "ci_low", "ci_high")]
+            lines.append(f"  {name.split('/')[-1]:<24}{shown[0]} [{shown[1]}, {shown[2]}]")
+    if card["without_call"]:
+        lines.append("  without a call: " + ", ".join(f"{n} {why}" for why, n in card["without_call"].items()))
+    if card["left_out"]:
+        lines.append("  left out: " + ", ".join(f"{n} ({why})" for why, n in card["left_out"].items()))
+    return "\n".join([*lines, *(line for one in card["judges"] for line in _judge_lines(one))])
+
+
+def _judge_lines(row: dict[str, Any]) -> list[str]:
+    value = report.number(row["value"], "proportion")
+    kin = "  same family as the model" if row["kin"] else ""
+    spent = f"  spent {row['spent']:.4g}" if row.get("spent") else ""
+    lines = [f"  judge {row['name']}: {value}, {row['valid']} of {row['cases']} verdicts valid{kin}{spent}"]
+    if row["missing"]:
+        lines.append("    missing: " + "; ".join(f"{n} × {why}" for why, n in row["missing"].items()))
+    if row["expected"]:
+        lines.append(f"    {row['expected']} expected scores, labels cover {row['covered']:.3f} of the probability")
+    lines += [f"    {fault['severity']}, {fault['name']}: {fault['words']}" for fault in row["faults"]]
+    return lines
+
+
+VERBS: dict[str, Callable[[JudgeSettings], int]] = {"run": run, "plan": plan}

@@ -1,0 +1,296 @@
+"""Votes to what a run keeps: scores with their evidence, values by document, every call, and what is known of judges.
+
+    write(judged, labels=None)      # RUN/judgments/TASK.RUBRIC.MODE.json and .jsonl.gz, merged into the run
+
+A panel's value of a document is the median of its judges. Beside it stand the number without judges of the model's
+family, at equal style, by each judge alone, how often both orders agree, how often the first place wins, what is
+missing and how much that could change. Without people's votes a score says that it is uncalibrated.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from estbench import identity, judged, stats
+from estbench.judged import CALIBRATED, FOLDER, UNCALIBRATED, Layer
+from estbench.runs import Run, Score, write_lines
+from estbench.stats import Interval
+from estbench.stats.intervals import Floats
+from estbench_judges import battles, bradley_terry, faults, panel, style
+from estbench_judges.judging import SAME, SET, Judged
+from estbench_judges.rubrics import METRICS
+
+SCALE = "0 to 1"
+
+
+def model_words(run: Run) -> str:
+    """What names the model's family: its name, its type, and what it was made from."""
+    model = run.manifest["model"]
+    lineage = (model.get("training") or {}).get("lineage") or []
+    made_from = [str(one.get("name", "")) if isinstance(one, dict) else str(one) for one in lineage]
+    return " ".join(
+        str(word) for word in (run.manifest["name"], model.get("name"), model.get("type"), *made_from) if word
+    )
+
+
+def signature(of: Judged, calibrated: bool) -> str:
+    """What fixes a judged score: `judge:win_rate|helpfulness@1-ab005789|anchor:set|qwen3+gemma|et|uncalibrated`."""
+    given = of.given
+    anchor = f"anchor:{given.anchor}|" if given.anchor else ""
+    names = "+".join(sorted(one.name for one in of.judges))
+    state = CALIBRATED if calibrated else UNCALIBRATED
+    return f"{judged.SIGNATURE}{METRICS[given.mode]}|{given.rubric.id}|{anchor}{names}|{given.wishes.language}|{state}"
+
+
+def interval_of(values: Floats, of: Judged) -> Interval:
+    """The mean over documents that have a value, with its 95 % interval."""
+    clusters = [one.cluster or one.doc for one in of.given.items]
+    valid = ~np.isnan(values)
+    if not valid.any():
+        return Interval(None, None, None, 0, "no document has a verdict")
+    return stats.mean_interval(values[valid], battles.subset(clusters, valid), bounds=(0.0, 1.0))
+
+
+def build(of: Judged, calibrated: bool = False, extra: Sequence[tuple[str, Interval]] = ()) -> Layer:
+    """The layer of these votes. extra: more scores (name behind the metric, interval), such as a corrected one."""
+    given, values = of.given, of.panel
+    rows = [_score(of, given.metric, interval_of(values, of), calibrated)]
+    rows += [
+        _score(of, f"{given.metric}/{name}", interval, calibrated)
+        for name, interval in (*_companions(of), *extra)
+        if interval.value is not None
+    ]
+    keys = {str(one.doc_id): one.key for one in given.items}
+    kept = {str(one.doc_id): float(v) for one, v in zip(given.items, values, strict=True) if not np.isnan(v)}
+    marks = {doc: of.mark(int(doc)) for doc in keys}
+    answered = {str(s.doc_id): s.key.partition("+")[0] for s in given.run.samples(given.task) if s.error is None}
+    return Layer(
+        given.task,
+        given.rubric.name,
+        given.mode,
+        keys=answered | keys,
+        marks=marks,
+        values={given.metric: kept},
+        scores=[dataclasses.asdict(row) for row in rows],
+        card=card(of, calibrated),
+    )
+
+
+def write(of: Judged, layer: Layer) -> Run:
+    """Keep the layer and every call in the run folder, and put them into its scores."""
+    run = of.given.run
+    path = run.path / FOLDER / f"{layer.stem}.jsonl.gz"
+    write_lines(path, _calls(of))
+    judged.write(run.path, layer)
+    return judged.merge(run)
+
+
+def _score(of: Judged, metric: str, interval: Interval, calibrated: bool) -> Score:
+    """A score with the same evidence fields as any other."""
+    given = of.given
+    task = given.run.manifest["tasks"][given.task]
+    n_planned = len(given.items)
+    own = metric == given.metric
+    missing = f"; {n_planned - interval.n} of {n_planned} without a verdict" if own and interval.n < n_planned else ""
+    if missing and interval.n:
+        low, high = battles.bounds(of.panel, n_planned)
+        missing += f", bounds {low:.3f}–{high:.3f}"
+    return Score(
+        task=given.task,
+        metric=metric,
+        value=interval.value,
+        ci_low=interval.low,
+        ci_high=interval.high,
+        n=interval.n,
+        n_planned=n_planned,
+        chance=None,
+        parse_failures=len(_screened(of)),
+        errors=n_planned - interval.n,
+        unit="proportion",
+        higher_is_better=True,
+        primary=metric == task["primary"],
+        method=interval.method + missing,
+        signature=signature(of, calibrated),
+        reason=None if interval.value is not None else "no document has a valid verdict",
+    )
+
+
+def _screened(of: Judged) -> list[str]:
+    """Why answers were screened without a call, one entry an answer."""
+    return [why for _, why in of.given.fixed.values() if why != SAME and not why.startswith("anchor ")]
+
+
+def _companions(of: Judged) -> Iterator[tuple[str, Interval]]:
+    """What stands beside the number."""
+    names = [one.family or one.name for one in of.judges]
+    kin = [place for place, one in enumerate(of.judges) if _is_kin(of, place)]
+    if kin and len(kin) < len(of.judges):
+        rest = [place for place in range(len(of.judges)) if place not in kin]
+        yield "without_kin", interval_of(panel.median(of.table[rest]), of)
+    if of.given.mode != "pairwise":
+        return
+    whole = battles.Battles(
+        np.concatenate([one.model_first for one in of.games]), np.concatenate([one.model_second for one in of.games])
+    )
+    clusters = [one.cluster or one.doc for one in of.given.items] * len(names)
+    for name, found in (
+        ("position_consistency", battles.position_consistency(whole, clusters)),
+        ("first_position_bias", battles.first_position_bias(whole, clusters)),
+        ("equal_style", _equal_style(of)),
+    ):
+        if found is not None:
+            yield name, found
+
+
+def _is_kin(of: Judged, place: int) -> bool:
+    one, model = of.judges[place], model_words(of.given.run)
+    return panel.kin(one.family or one.name, model) or panel.kin(one.name, model)
+
+
+def texts_of(of: Judged) -> list[tuple[str, str]]:
+    """The model's and the anchor's words of each item, all turns together."""
+    return [("\n\n".join(one.answers), "\n\n".join(of.given.anchors[one.doc])) for one in of.given.items]
+
+
+def games_of(
+    of: Judged, name: str, place: int = 0, players: tuple[str, ...] | None = None
+) -> bradley_terry.Games | None:
+    """The panel's median of each game, as battles of this model (`place`) against the anchor, the last player."""
+    players = players or (name, "anchor")
+    anchor = len(players) - 1
+    first = panel.median(np.array([one.model_first for one in of.games]), of.given.wishes.least)
+    second = panel.median(np.array([one.model_second for one in of.games]), of.given.wishes.least)
+    n = len(of.given.items)
+    docs = [one.cluster or one.doc for one in of.given.items]
+    apart = np.array([style.differences(mine, theirs) for mine, theirs in texts_of(of)])
+    if not n or np.isnan(np.concatenate([first, second])).all():
+        return None
+    return bradley_terry.Games(
+        players,
+        np.array([place] * n + [anchor] * n),
+        np.array([anchor] * n + [place] * n),
+        np.concatenate([first, 1 - second]),
+        docs * 2,
+        anchor=anchor,
+        style=np.concatenate([apart, -apart]),
+    )
+
+
+def _equal_style(of: Judged) -> Interval | None:
+    """The win rate at equal length and markdown."""
+    games = games_of(of, "model")
+    if games is None:
+        return None
+    found = bradley_terry.fit(games, style=True)
+    rating = found.players[0].win_rate
+    return Interval(rating.value, rating.low, rating.high, found.prompts, found.method)
+
+
+def card(of: Judged, calibrated: bool) -> dict[str, Any]:
+    """What the manifest says: who judged what, by which rubric, what failed, what is wrong with them."""
+    given = of.given
+    anchors = hashlib.sha256(identity.canonical(dict(sorted(given.anchors.items())))).hexdigest()[:16]
+    return {
+        "rubric": {"name": given.rubric.name, "version": given.rubric.version, "hash": given.rubric.hash},
+        "axis": given.rubric.axis,
+        "mode": given.mode,
+        "metric": given.metric,
+        "language": given.wishes.language,
+        "reasons": given.wishes.reasons,
+        "temperature": given.wishes.temperature,
+        "repeats": given.wishes.repeats,
+        "least": given.wishes.least,
+        "anchor": {"name": given.anchor, "hash": anchors} if given.anchor else None,
+        "calibrated": calibrated,
+        "documents": len(given.items),
+        "left_out": dict(given.left_out),
+        "without_call": dict(collections.Counter(why for _, why in given.fixed.values())),
+        "judges": [_judge_card(of, place) for place in range(len(of.judges))],
+        "bounds": list(battles.bounds(of.panel, len(given.items))),
+    }
+
+
+def _judge_card(of: Judged, place: int) -> dict[str, Any]:
+    one, votes = of.judges[place], of.votes[place].values()
+    alone = interval_of(of.table[place], of)
+    valid = sum(vote.verdict is not None for vote in votes)
+    whys = collections.Counter(vote.why for vote in votes if vote.verdict is None)
+    covered = [vote.verdict.covered for vote in votes if vote.verdict and vote.verdict.covered is not None]
+    return one.card() | {
+        "kin": _is_kin(of, place),
+        "value": alone.value,
+        "ci_low": alone.low,
+        "ci_high": alone.high,
+        "cases": len(of.votes[place]),
+        "valid": valid,
+        "failed": sum(vote.failed for vote in votes),
+        "again": sum(any(call["step"] == "again" for call in vote.calls) for vote in votes),
+        "missing": dict(whys.most_common(5)),
+        "covered": float(np.mean(covered)) if covered else None,
+        "expected": len(covered),
+        "faults": [dataclasses.asdict(fault) for fault in faults_of(of, place)],
+        **(of.costs[place] if of.costs else {}),
+    }
+
+
+def evidence(of: Judged, place: int, human: Floats | None = None) -> faults.Evidence:
+    """A judge's verdicts as `faults` looks at them; the other judges are the reference."""
+    asked = [i for i, one in enumerate(of.given.items) if one.answered and one.doc_id not in of.given.fixed]
+    model = model_words(of.given.run)
+    others = [row for i, row in enumerate(of.table) if i != place]
+    words = np.array([[len(mine.split()), len(theirs.split())] for mine, theirs in texts_of(of)], float)
+    return faults.Evidence(
+        of.judges[place].family or of.judges[place].name,
+        [model] * len(asked),
+        [of.given.items[i].cluster or of.given.items[i].doc for i in asked],
+        of.games[place].model_first[asked],
+        of.games[place].model_second[asked],
+        words=np.maximum(words[asked], 1.0) if asked else None,
+        anchor=of.given.anchor if of.given.anchor != SET else None,
+        human=human[asked] if human is not None else None,
+        others=np.array(others)[:, asked] if others else None,
+        other_names=[one.name for i, one in enumerate(of.judges) if i != place],
+    )
+
+
+def faults_of(of: Judged, place: int, human: Floats | None = None) -> list[faults.Fault]:
+    """What is wrong with a judge, by its battles."""
+    if of.given.mode != "pairwise" or not of.given.asked:
+        return []
+    return faults.diagnose(evidence(of, place, human))
+
+
+def _calls(of: Judged) -> Iterator[dict[str, Any]]:
+    """Every call, document by document: what an audit reads."""
+    by_doc: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
+    for one, votes in zip(of.judges, of.votes, strict=True):
+        for name, vote in votes.items():
+            verdict = vote.verdict
+            row = {
+                "judge": one.name,
+                "case": name,
+                "first": vote.case.first if of.given.mode == "pairwise" else None,
+                "vote": verdict.label if verdict else None,
+                "score": verdict.score if verdict else None,
+                "reason": verdict.reason if verdict else None,
+                "covered": verdict.covered if verdict else None,
+                "met": list(verdict.met) if verdict and verdict.met else None,
+                "missing": vote.why or None,
+                "failed": vote.failed,
+                "calls": vote.calls,
+            }
+            by_doc[vote.case.item.doc_id].append(row)
+    for item in of.given.items:
+        fixed = of.given.fixed.get(item.doc_id)
+        yield {
+            "doc_id": item.doc_id,
+            "doc": item.doc,
+            "without_call": fixed[1] if fixed else None,
+            "votes": by_doc[item.doc_id],
+        }
