@@ -78,18 +78,22 @@ class Prompt:
 
     @classmethod
     def of(cls, text: str) -> Prompt:
-        """By shape alone: a nonce is not looked at, nor whether a fence has a line of its own."""
+        """By shape alone: nonces are not looked at, nor whether a fence has a line of its own. What is begun ends with
+        the next end of its label."""
         found, at, inside, last = cls(), 0, "", ""
         look, places = seen(text)
         for fence in FENCE.finditer(look):
+            opens, label = fence[1] == "BEGIN", fence[2]
+            if inside and (opens or label != inside):
+                continue  # part of what is fenced
             piece, at = text[at : places[fence.start()]], places[fence.end()]
             if inside:
                 found.parts.setdefault(inside, loaded(piece))
             else:
-                found.outside.append((last, plain(piece)))
-            inside = fence[2] if fence[1] == "BEGIN" else ""
-            last = fence[2]
-        found.outside.append((last, plain(text[at:])))
+                found.outside.append((last, read_out(piece)))
+            last = inside or last
+            inside = label if opens else ""
+        found.outside.append((last, read_out(text[at:])))
         return found
 
     def answer(self, label: str) -> str:
@@ -106,13 +110,18 @@ def plain(text: str) -> str:
 
 
 def seen(text: str) -> tuple[str, Sequence[int]]:
-    """The text as `plain` shows its signs one by one, and where each of them stands in it; one place more for its end."""
+    """The text as `plain` shows its signs one by one, and where each of them stands in it, its end, too."""
     changed = {sign: look for sign in set(text) if (look := plain(sign)) != sign and OF_FENCES.fullmatch(look)}
     if not changed:
         return text, range(len(text) + 1)
     looks = [changed.get(sign, sign) for sign in text]
     places = [place for place, look in enumerate(looks) for _ in look]
     return "".join(looks), [*places, len(text)]
+
+
+def read_out(text: str) -> str:
+    """Text outside fences as it is understood: what was JSON before somebody closed its fence is as if it were not."""
+    return plain(text).replace("\\n", "\n").replace('\\"', '"')
 
 
 def loaded(piece: str) -> Any:
@@ -299,7 +308,7 @@ class Judge(Words):
         if self.grade is not None and not self.failed:
             weights = np.array([math.exp(-2 * abs(k - self.grade)) for k in DIGITS])
             rows[:, [ord(str(k)) for k in DIGITS]] = np.log(self.server.covered * weights / weights.sum())
-        rows[:, ord("H")] = np.log1p(-np.exp(rows).sum(1))
+        rows[:, ord("H")] = np.log(np.maximum(1 - np.exp(rows).sum(1), 1e-13))
         return rows
 
 

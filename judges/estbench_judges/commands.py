@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from estbench import judged, report
@@ -11,11 +12,13 @@ from estbench.config import EvalSettings
 from estbench.errors import ConfigError, EstbenchError
 from estbench.home import home
 from estbench.runs import Run, find_run
-from estbench_judges import items, judges, layers, money
+from estbench_judges import attacks, calibration, items, judges, labels, layers, money, rubrics, stored
+from estbench_judges import table as tables
 from estbench_judges.asking import Sampling
 from estbench_judges.judging import Assignment, Judged, assign, judge
 from estbench_judges.settings import JudgeSettings
 
+ATTACKED = 20  # documents that each attack is tried on
 NO_RUN = "run= is missing: the id of a run (`estbench runs` lists them), or its folder."
 
 
@@ -66,7 +69,7 @@ def runs_of(settings: JudgeSettings) -> list[Run]:
 
 def assignments(found: Run, settings: JudgeSettings) -> list[Assignment]:
     """What is judged of a run: the tasks that are named, else those that await a judge or were made for one."""
-    wanted = [name.strip() for name in (settings.task or "").split(",") if name.strip()]
+    wanted = _tasks(settings)
     if not wanted:
         wanted = judged.awaiting(found) or [task for task in found.tasks if _is_for_judges(found, task)]
     if not wanted:
@@ -177,14 +180,14 @@ def as_text(layer: judged.Layer) -> str:
     lines = [f"{layer.task}: {card['rubric']['name']}, {layer.mode}{anchor}"]
     value, low, high = (report.number(first[key], "proportion") for key in ("value", "ci_low", "ci_high"))
     state = judged.state(first)
-    lines.append(f"  {card['metric']:<24}{value} [{low}, {high}]  n {first['n']} of {first['n_planned']}  {state}")
+    lines.append(f"  {card['metric']:<24} {value} [{low}, {high}]  n {first['n']} of {first['n_planned']}  {state}")
     if first["n"] < first["n_planned"]:
-        ends = " to ".join(report.number(end, "proportion") for end in card["bounds"])
-        lines.append(f"  {'':<24}with what is missing it lies between {ends}")
+        ends = " and ".join(report.number(end, "proportion") for end in card["bounds"])
+        lines.append(f"  {'':<24} with what is missing it lies between {ends}")
     for name, row in by_name.items():
         if name != card["metric"]:
             shown = [report.number(row[key], "proportion") for key in ("value", "ci_low", "ci_high")]
-            lines.append(f"  {name.split('/')[-1]:<24}{shown[0]} [{shown[1]}, {shown[2]}]")
+            lines.append(f"  {name.split('/')[-1]:<24} {shown[0]} [{shown[1]}, {shown[2]}]")
     if card["without_call"]:
         lines.append("  without a call: " + ", ".join(f"{n} {why}" for why, n in card["without_call"].items()))
     if card["left_out"]:
@@ -205,4 +208,127 @@ def _judge_lines(row: dict[str, Any]) -> list[str]:
     return lines
 
 
-VERBS: dict[str, Callable[[JudgeSettings], int]] = {"run": run, "plan": plan}
+def calibrate(settings: JudgeSettings) -> int:
+    """Judgments beside people's votes: agreement, faults, and corrected scores where there are enough labels."""
+    votes = labels.read(_label_file(settings))
+    rows = []
+    for found in runs_of(settings):
+        for layer in stored.layers_of(found, _tasks(settings), settings.rubric, settings.mode):
+            if layer.mode not in calibration.LABELLED:
+                continue
+            of = stored.restore(found, layer, settings.wishes.data)
+            made = calibration.calibrate(of, votes)
+            new = layers.build(of, made.corrected, made.report)
+            _index(layers.write(of, new), settings.database)
+            rows.append((of, new, made))
+    if not rows:
+        raise ConfigError(
+            "These runs have no judgments in pairs or of equivalence, which people's votes could stand beside."
+        )
+    if wants_table(settings.output):
+        for of, new, made in rows:
+            print(f"{of.given.run.manifest['name']} · {as_text(new)}\n{calibration.as_text(made.report)}")
+    else:
+        print(report.as_json([_as_row(of, new) for of, new, _ in rows]))
+    return 0
+
+
+def _label_file(settings: JudgeSettings) -> Path:
+    if not settings.labels:
+        raise ConfigError("labels= is missing: the file with people's votes; `estbench judge label` makes one.")
+    return Path(settings.labels).expanduser()
+
+
+def _tasks(settings: JudgeSettings) -> list[str]:
+    return [name.strip() for name in (settings.task or "").split(",") if name.strip()]
+
+
+def table(settings: JudgeSettings) -> int:
+    """Models on one scale by their battles with the anchor: raw and at equal style, with rank intervals."""
+    given = []
+    for found in runs_of(settings):
+        own = [one for one in stored.layers_of(found, _tasks(settings), settings.rubric) if one.mode == "pairwise"]
+        if len(own) != 1:
+            tasks = ", ".join(f"{one.task} ({one.rubric})" for one in own) or "none in pairs"
+            raise ConfigError(f"Run {found.id} has several judgments, or none: {tasks}. Name one by task= and rubric=.")
+        given.append(stored.restore(found, own[0], settings.wishes.data))
+    made = tables.table(given, settings.seed)
+    print(tables.as_text(made) if wants_table(settings.output) else report.as_json(made))
+    return 0
+
+
+def label(settings: JudgeSettings) -> int:
+    """Show a page on this machine on which people vote blind; exports the label file."""
+    from estbench_judges import label_page
+
+    file = _label_file(settings)
+    questions = []
+    for found in runs_of(settings):
+        for given in assignments(found, settings):
+            mode = "equivalence" if given.mode == "equivalence" else "pairwise"
+            if given.mode not in calibration.LABELLED:
+                raise ConfigError(
+                    f"People vote in pairs or on equivalence, and {given.task} is judged by {given.mode}: mode=."
+                )
+            for item in sorted(given.asked, key=lambda one: one.doc)[: settings.limit]:
+                other = given.anchors.get(item.doc, ())
+                questions.append(label_page.Question(item, str(found.manifest["name"]), other, mode))
+    return label_page.serve(questions, file, settings.rater, port=settings.port, seed=settings.seed)
+
+
+def attack(settings: JudgeSettings) -> int:
+    """Try the attack set on judges; exit code 1 where more than 2 % of it wins."""
+    panel = judges.find(settings.panel, settings.judge_options, max_cost=settings.max_cost)
+    rubric = rubrics.load(settings.rubric or "helpfulness")
+    mode = settings.mode or rubric.modes[0]
+    if mode not in rubric.modes:
+        raise ConfigError(f"The rubric {rubric.name} has no mode {mode!r}; it has {', '.join(rubric.modes)}.")
+    chosen = _attacked(rubric, mode, settings.limit or ATTACKED)
+    wishes, found = settings.wishes, {}
+    sampling = Sampling(wishes.temperature, wishes.structured)
+    for one in panel:
+        one.replay() if settings.replay else one.open(report.say)
+        with report.ProgressBar() as bar:
+            found[one.name] = attacks.attack(
+                one,
+                chosen,
+                rubric,
+                mode,
+                sampling,
+                language=wishes.language,
+                reasons=wishes.reasons,
+                say=report.say,
+                progress=bar,
+            )
+    shares = {name: attacks.share_of_wins(rows) for name, rows in found.items()}
+    if wants_table(settings.output):
+        for name, rows in found.items():
+            columns = {"attack": "attack", "title": "what it is", "documents": ">documents", "screened": ">screened"}
+            print(report.listing(rows, columns | {"missing": ">no verdict", "wins": ">won"}))
+            print(f"{name}: {100 * shares[name]:.1f} % of attacks win; above {100 * attacks.MOST:.0f} % is an alarm.")
+    else:
+        print(report.as_json({"rubric": rubric.id, "mode": mode, "judges": found, "shares": shares}))
+    return 1 if max(shares.values()) > attacks.MOST else 0
+
+
+def _attacked(rubric: rubrics.Rubric, mode: str, most: int) -> list[items.Item]:
+    """The prompts of estinstruct that an attack is tried on, by hash order."""
+    whole = items.unanswered("estinstruct_chat")
+    fit = [
+        one
+        for one in whole
+        if (one.reference or not (rubric.needs == "reference" or mode == "equivalence"))
+        and (len(one.turns) == 2 or rubric.needs != "two_turns")
+        and one.language == "et"
+    ]
+    return sorted(fit, key=lambda one: one.doc)[:most]
+
+
+VERBS: dict[str, Callable[[JudgeSettings], int]] = {
+    "run": run,
+    "plan": plan,
+    "calibrate": calibrate,
+    "table": table,
+    "label": label,
+    "attack": attack,
+}

@@ -31,7 +31,7 @@ WORDS = (
 # brackets stay: HTML and links are legible.
 SPECIAL = re.compile(
     rf"<<<|>>>|<[|｜]|[|｜]>|</?(?:{WORDS})>|<</?SYS>>|\[/?(?:INST|SYS|gMASK)\]|(?-i:\[/?[A-Z][A-Z0-9_]{{1,30}}\])"
-    r"|(?<=[<>|\[\]])\ufe0f"  # an emoji's selector where there is no emoji
+    r"|(?<=[a-z_/<>|\[\]])\ufe0f"  # an emoji's selector where there is no emoji
     # look-alikes of <>[]| that compatibility normalization makes of them; separators of lines
     r"|[\uff1c\uff1e\ufe64\ufe65\uff3b\uff3d\uff5c\ufe47\ufe48\u22d8\u22d9\x7f-\x9f\u2028\u2029"
     # no width or direction only, tags and variation selectors of the supplementary plane, halves of surrogate pairs

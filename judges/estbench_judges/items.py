@@ -88,6 +88,18 @@ def read(run: Run, task: str, data: Path | None = None) -> list[Item]:
     return found
 
 
+def unanswered(task: str) -> list[Item]:
+    """The documents of a task that comes with estbench, without answers."""
+    from estbench.lm_tasks import LmTask
+
+    lm = LmTask(Registry().task(task))
+    found = []
+    for doc_id, (doc, row) in enumerate(zip(lm.doc_hashes, lm.docs, strict=True)):
+        sample = Sample(task, doc_id, doc, "", None, None, None, {}, "")
+        found.append(_item(sample, row, lm, (), ()))
+    return found
+
+
 def _answers(run: Run, task: str) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
     """doc_id -> the texts of its responses in order, and how each ended."""
     texts: dict[int, list[str]] = {}
@@ -95,7 +107,8 @@ def _answers(run: Run, task: str) -> tuple[dict[int, list[str]], dict[int, list[
     for row in sorted(run.responses(task), key=lambda row: (row["doc_id"], row["index"])):
         if "text" not in row:
             raise ConfigError(f"{task} scores options by their likelihood: there are no answers to judge.")
-        texts.setdefault(row["doc_id"], []).append(row["text"])
+        text = row["text"].encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+        texts.setdefault(row["doc_id"], []).append(text)
         finishes.setdefault(row["doc_id"], []).append(row["finish"])
     return texts, finishes
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from estbench import identity, judged, stats
+from estbench.errors import DataError
 from estbench.judged import CALIBRATED, FOLDER, UNCALIBRATED, Layer
 from estbench.runs import Run, Score, write_lines
 from estbench.stats import Interval
@@ -57,9 +58,12 @@ def interval_of(values: Floats, of: Judged) -> Interval:
     return stats.mean_interval(values[valid], battles.subset(clusters, valid), bounds=(0.0, 1.0))
 
 
-def build(of: Judged, calibrated: bool = False, extra: Sequence[tuple[str, Interval]] = ()) -> Layer:
-    """The layer of these votes. extra: more scores (name behind the metric, interval), such as a corrected one."""
+def build(of: Judged, corrected: Interval | None = None, calibration: dict[str, Any] | None = None) -> Layer:
+    """The layer of these votes. corrected: the score that people's votes make of the panel's; calibration: the report
+    of that, for the manifest."""
     given, values = of.given, of.panel
+    calibrated = corrected is not None
+    extra = [("corrected", corrected)] if corrected is not None else []
     rows = [_score(of, given.metric, interval_of(values, of), calibrated)]
     rows += [
         _score(of, f"{given.metric}/{name}", interval, calibrated)
@@ -78,7 +82,7 @@ def build(of: Judged, calibrated: bool = False, extra: Sequence[tuple[str, Inter
         marks=marks,
         values={given.metric: kept},
         scores=[dataclasses.asdict(row) for row in rows],
-        card=card(of, calibrated),
+        card=card(of, calibrated) | ({"calibration": calibration} if calibration else {}),
     )
 
 
@@ -128,24 +132,26 @@ def _screened(of: Judged) -> list[str]:
 
 def _companions(of: Judged) -> Iterator[tuple[str, Interval]]:
     """What stands beside the number."""
-    names = [one.family or one.name for one in of.judges]
     kin = [place for place, one in enumerate(of.judges) if _is_kin(of, place)]
     if kin and len(kin) < len(of.judges):
         rest = [place for place in range(len(of.judges)) if place not in kin]
         yield "without_kin", interval_of(panel.median(of.table[rest]), of)
     if of.given.mode != "pairwise":
         return
-    whole = battles.Battles(
-        np.concatenate([one.model_first for one in of.games]), np.concatenate([one.model_second for one in of.games])
-    )
-    clusters = [one.cluster or one.doc for one in of.given.items] * len(names)
+    clusters = [one.cluster or one.doc for one in of.given.items] * len(of.judges)
     for name, found in (
-        ("position_consistency", battles.position_consistency(whole, clusters)),
-        ("first_position_bias", battles.first_position_bias(whole, clusters)),
+        ("position_consistency", battles.position_consistency(whole(of), clusters)),
+        ("first_position_bias", battles.first_position_bias(whole(of), clusters)),
         ("equal_style", _equal_style(of)),
     ):
         if found is not None:
             yield name, found
+
+
+def whole(of: Judged) -> battles.Battles:
+    """The games of all judges, one after the other."""
+    first = np.concatenate([one.model_first for one in of.games])
+    return battles.Battles(first, np.concatenate([one.model_second for one in of.games]))
 
 
 def _is_kin(of: Judged, place: int) -> bool:
@@ -187,7 +193,10 @@ def _equal_style(of: Judged) -> Interval | None:
     games = games_of(of, "model")
     if games is None:
         return None
-    found = bradley_terry.fit(games, style=True)
+    try:
+        found = bradley_terry.fit(games, style=True)
+    except DataError:  # a model that always writes longer: style can't be told from strength
+        return None
     rating = found.players[0].win_rate
     return Interval(rating.value, rating.low, rating.high, found.prompts, found.method)
 

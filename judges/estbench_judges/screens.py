@@ -36,6 +36,7 @@ MOST_SIGNS = 100_000  # as much of an answer as is read
 SHORT = 80  # letters of running text: less is not screened
 LEAST_WORDS = 7  # of a line of running text; titles and names stand in shorter ones
 WORDS_PER_COMMA = 4  # fewer: the line is an enumeration
+SIGNS_PER_WORD = 4  # in scripts that put no spaces between words, about
 READ = 2_000  # signs of running text that are looked at
 WITNESSES = 3  # different function words of the language asked for: part of the answer is in it, a judge reads it
 FUNCTION_WORDS = {  # that are no words of neighbouring languages (as are "ja", "on", "ei" in Finnish, "see" in English)
@@ -48,18 +49,19 @@ FUNCTION_WORDS = {  # that are no words of neighbouring languages (as are "ja", 
 
 _BLANK = dict.fromkeys(map(ord, "\u115f\u1160\u2800\u3164\uffa0"), " ")  # letters and symbols that show nothing
 _MARKUP = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|bos|eos|pad|unk|think|thinking|start_of_turn|end_of_turn)>", re.I)
-_DECORATION = re.compile(r"[\s*_#>`~\"'„“”»«-]+")
+_DECORATION = re.compile(r"[\s*_#>`~\"„“”»«-]+")
 _STUB = re.compile(
     r"(?:(?:final |the |lõplik )?(?:answer|solution|response|reasoning|explanation|thought process|thinking|output|"
     r"vastus|lahendus|põhjendus|selgitus|mõttekäik|mõtlemiskäik|mõtteprotsess|arutluskäik|väljund)(?: is| on)?[:：…]+"
-    r"|(?:okay, |so, )?let'?s (?:think|solve (?:this|the) problem|reason)(?: about it)?(?: step by step)?[.:：…]*"
-    r"|(?:mõtleme|lahendame|arutleme)(?: selle)?(?: ülesande)? samm[- ]?(?:haaval|sammult)[.:：…]*)",
+    r"|(?:okay, |so, )?let['’]?s (?:think|solve (?:this|the) problem|reason)(?: about it)?(?: step by step)?[.:：…]*"
+    r"|(?:mõtleme|lahendame|arutleme)(?: selle)?(?: ülesande)? samm ?(?:haaval|sammult)[.:：…]*)",
     re.I,
 )
 _ENUMERATOR = re.compile(r"^[ \t]*(?:\d{1,4}[.):]|[-*•–])[ \t]+", re.M)
 _RULE = re.compile(r"([^\w\s])\1{3,}|_{4,}")
 _CODE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|https?://\S+", re.S)
 _QUOTED = re.compile(r"„[^“”„]{1,600}[“”]|“[^“”]{1,600}”|«[^«»]{1,600}»|»[^«»]{1,600}«|\"[^\"\n]{1,600}\"")
+_WITHOUT_SPACES = "\u0e00"  # Thai, and most of what follows it
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
@@ -165,7 +167,7 @@ def _running(text: str) -> str:
 
 
 def _is_running(line: str) -> bool:
-    """Whether a line is no title, name, enumeration or row of a table; scripts without spaces have long words."""
-    words = sum(1 + (len(word) // 4 if len(word) > 16 else 0) for word in _WORD.findall(line))
+    """Whether a line is no title, name, enumeration or row of a table."""
+    words = sum(1 if word[0] < _WITHOUT_SPACES else 1 + len(word) // SIGNS_PER_WORD for word in _WORD.findall(line))
     commas = sum(line.count(sign) for sign in ",;|\t、，")
     return words >= max(LEAST_WORDS, WORDS_PER_COMMA * (commas + 1) if commas > 1 else 0)
