@@ -1,4 +1,4 @@
-"""The commands: parse key=value, call the part that does it, print. No logic lives here.
+"""The commands: what is typed, their help, and the exit code that each ending has. What they run is in `verbs`.
 
 Exit codes: 0 done or pass, 1 regression or a check that failed, 2 usage or input error, 3 undecided,
 4 engine, environment or task failure.
@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from estbench import __version__, config, report
+from estbench import __version__, report, verbs
 from estbench.config import EvalSettings
-from estbench.errors import ConfigError, EstbenchError, MissingPartError, did_you_mean
+from estbench.errors import ConfigError, EstbenchError, did_you_mean
 from estbench.settings import (
     BaselineSettings,
     CometSettings,
@@ -40,180 +38,6 @@ from estbench.settings import (
 )
 
 
-def evaluate(words: list[str]) -> int:
-    """Evaluate a model: the main job."""
-    from estbench import commands
-
-    settings = config.read(words, EvalSettings)
-    if settings.plan:
-        return commands.show_plan(settings)
-    return commands.evaluate(settings)
-
-
-def pull(words: list[str]) -> int:
-    """Fetch model and data that an eval with the same words needs."""
-    from estbench import commands
-
-    return commands.pull(config.read(words, EvalSettings))
-
-
-def tasks(words: list[str]) -> int:
-    """List tasks and suites, print a task's card, or check task files."""
-    from estbench import commands
-
-    verb, paths, rest = _verb(words, ("list", "check"))
-    if paths:
-        raise ConfigError(f"{paths[0]!r} is no key=value. `estbench tasks --help` lists the keys.")
-    return commands.TASKS[verb](config.read(rest, TasksSettings))
-
-
-def show(words: list[str]) -> int:
-    """Print a prompt exactly as the model gets it."""
-    from estbench import commands
-
-    return commands.show(config.read(words, ShowSettings))
-
-
-def runs(words: list[str]) -> int:
-    """List, show, import and export run folders."""
-    from estbench import run_commands
-
-    verb, paths, rest = _verb(words, ("list", "show", "import", "export", "rebuild"))
-    settings = config.read(rest, RunsSettings)
-    return run_commands.RUNS[verb](settings, [Path(path) for path in paths])
-
-
-def data(words: list[str]) -> int:
-    """List, fetch and check data sets."""
-    from estbench import commands
-
-    verb, paths, rest = _verb(words, ("list", "pull", "verify"))
-    if paths:
-        raise ConfigError(f"{paths[0]!r} is no key=value. `estbench data --help` lists the keys.")
-    return commands.DATA[verb](config.read(rest, DataSettings))
-
-
-def score(words: list[str]) -> int:
-    """Score answers that were made elsewhere."""
-    from estbench import commands
-
-    return commands.score(config.read(words, ScoreSettings))
-
-
-def contamination(words: list[str]) -> int:
-    """Look for test data in a corpus."""
-    from estbench import commands
-
-    return commands.contamination(config.read(words, ContaminationSettings))
-
-
-def comet(words: list[str]) -> int:
-    """Score the translations of a run with COMET."""
-    from estbench import commands
-
-    return commands.comet(config.read(words, CometSettings))
-
-
-def parity(words: list[str]) -> int:
-    """Ask two engines the same, and say what differs."""
-    from estbench import commands
-
-    return commands.parity(config.read(words, ParitySettings))
-
-
-def compare(words: list[str]) -> int:
-    """Two runs on the same documents: what differs, and how sure that is."""
-    from estbench import compare_command
-
-    plain = [word for word in words if "=" not in word and not word.startswith("@")]
-    settings = config.read([word for word in words if word not in plain], CompareSettings)
-    return compare_command.compare(settings, plain)
-
-
-def paper(words: list[str]) -> int:
-    """The table of a paper: scores, intervals, what can't be told from the best."""
-    from estbench import compare_command
-
-    return compare_command.paper(config.read(words, ReportSettings))
-
-
-def gate(words: list[str]) -> int:
-    """Did a checkpoint get worse? The exit code says."""
-    from estbench import gate_commands
-
-    verb, names, rest = _verb(words, ("run", "calibrate", "noise"))
-    if names:
-        raise ConfigError(f"{names[0]!r} is no key=value. `estbench gate --help` lists the keys.")
-    return gate_commands.GATE[verb](config.read(rest, GateSettings))
-
-
-def baseline(words: list[str]) -> int:
-    """Write baseline files to commit, and list them."""
-    from estbench import gate_commands
-
-    verb, names, rest = _verb(words, ("list", "set"))
-    return gate_commands.BASELINE[verb](config.read(rest, BaselineSettings), names)
-
-
-def env(words: list[str]) -> int:
-    """List, install and remove side environments."""
-    from estbench import commands
-
-    verb, names, rest = _verb(words, ("list", "install", "remove"))
-    return commands.ENV[verb](config.read(rest, EnvSettings), names)
-
-
-def judge(words: list[str]) -> int:
-    """Have answers judged by language models; price, calibrate, attack and audit that."""
-    verbs = _part("estbench_judges.commands", "judge").VERBS
-    verb, names, rest = _verb(words, tuple(verbs))
-    if names:
-        raise ConfigError(f"{names[0]!r} is no key=value. `estbench judge --help` lists the keys.")
-    return int(verbs[verb](config.read(rest, COMMANDS["judge"].settings)))
-
-
-def serve(words: list[str]) -> int:
-    """Show the leaderboard of a database on an address."""
-    return int(_leaderboard("serve").serve(config.read(words, ServeSettings)))
-
-
-def export(words: list[str]) -> int:
-    """Write the leaderboard as files that any web server shows."""
-    _, folders, rest = _verb(words, ("site",))
-    settings = config.read(rest, ExportSettings)
-    if len(folders) != 1:
-        raise ConfigError("Name one folder to write to: estbench export site public")
-    return int(_leaderboard("static_site").export(settings, Path(folders[0])))
-
-
-def push(words: list[str]) -> int:
-    """Send a run to a leaderboard."""
-    settings = config.read(words, COMMANDS["push"].settings)
-    return int(_leaderboard("push", "push").push(settings))
-
-
-def board(words: list[str]) -> int:
-    """Maintain a leaderboard: tokens, submissions, decisions."""
-    verbs = _leaderboard("submissions.commands").BOARD
-    verb, names, rest = _verb(words, tuple(verbs))
-    return int(verbs[verb](config.read(rest, COMMANDS["board"].settings), names))
-
-
-def _leaderboard(name: str, extra: str = "leaderboard") -> Any:
-    """A module of the leaderboard."""
-    return _part(f"estbench_leaderboard.{name}", extra)
-
-
-def _part(name: str, extra: str) -> Any:
-    """A module of another package, by name: estbench itself imports nothing of them."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("estbench"):
-            raise
-        raise MissingPartError(f"This needs {error.name}: pip install 'estbench[{extra}]'") from None
-
-
 @dataclass(frozen=True)
 class Command:
     """A command: what it runs, its settings for `--help`, usage and examples."""
@@ -227,15 +51,13 @@ class Command:
     def settings(self) -> type[Any]:
         """The dataclass of its settings."""
         if isinstance(self.kind, str):
-            module, _, name = self.kind.partition(":")
-            kind: type[Any] = getattr(_part(module, "leaderboard"), name)
-            return kind
+            return verbs.settings_of(self.kind)
         return self.kind
 
 
 COMMANDS: dict[str, Command] = {
     "eval": Command(
-        evaluate,
+        verbs.evaluate,
         EvalSettings,
         "eval model=PATH|HUB_ID|demo [tasks=SUITE|a,b] [key=value ...] [@file.yaml]",
         (
@@ -247,13 +69,13 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "pull": Command(
-        pull,
+        verbs.pull,
         EvalSettings,
         "pull model=HUB_ID [tasks=SUITE|a,b] [key=value ...]",
         ("estbench pull model=tartuNLP/Llammas-base tasks=core_base", "estbench pull model=demo tasks=mini"),
     ),
     "tasks": Command(
-        tasks,
+        verbs.tasks,
         TasksSettings,
         "tasks [list | check] [task=NAME]",
         (
@@ -265,13 +87,13 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "show": Command(
-        show,
+        verbs.show,
         ShowSettings,
         "show task=NAME [doc=N] [model=PATH]",
         ("estbench show task=mini_qa doc=3", "estbench show task=estcopa doc=3 model=out/step-2000 shots=0"),
     ),
     "runs": Command(
-        runs,
+        verbs.runs,
         RunsSettings,
         "runs [list | show run=ID | import FOLDER|FILE ... | export run=ID to=FOLDER | rebuild]",
         (
@@ -286,13 +108,13 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "data": Command(
-        data,
+        verbs.data,
         DataSettings,
         "data [list | pull | verify] [tasks=SUITE|a,b]",
         ("estbench data", "estbench data pull tasks=estcopa", "estbench data verify data=copies"),
     ),
     "score": Command(
-        score,
+        verbs.score,
         ScoreSettings,
         "score task=NAME outputs=FILE [gold=FILE]",
         (
@@ -301,7 +123,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "contamination": Command(
-        contamination,
+        verbs.contamination,
         ContaminationSettings,
         "contamination corpus=PATH [tasks=SUITE|a,b] [run=ID] [near=true]",
         (
@@ -311,7 +133,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "comet": Command(
-        comet,
+        verbs.comet,
         CometSettings,
         "comet run=ID [task=NAME] [model=OWNER/NAME|PATH]",
         (
@@ -321,7 +143,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "parity": Command(
-        parity,
+        verbs.parity,
         ParitySettings,
         "parity model=PATH tasks=SUITE|a,b [engines=hf,vllm] [tolerance=NATS]",
         (
@@ -331,7 +153,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "compare": Command(
-        compare,
+        verbs.compare,
         CompareSettings,
         "compare RUN RUN [tasks=SUITE|a,b] [flips=5]",
         (
@@ -340,7 +162,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "report": Command(
-        paper,
+        verbs.paper,
         ReportSettings,
         "report runs=a,b,c [tasks=SUITE|a,b] [output=latex|markdown|csv|json] [reference=estllm]",
         (
@@ -349,7 +171,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "gate": Command(
-        gate,
+        verbs.gate,
         GateSettings,
         "gate [calibrate | noise] candidate=RUN|MODEL baseline=RUN|FILE|URL|MODEL policy=FILE|NAME",
         (
@@ -361,13 +183,13 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "baseline": Command(
-        baseline,
+        verbs.baseline,
         BaselineSettings,
         "baseline [list | set NAME run=ID]",
         ("estbench baseline", "estbench baseline set main run=step-2000-8c"),
     ),
     "env": Command(
-        env,
+        verbs.env,
         EnvSettings,
         "env [list | install NAME | remove NAME]",
         (
@@ -378,8 +200,8 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "judge": Command(
-        judge,
-        "estbench_judges.settings:JudgeSettings",
+        verbs.judge,
+        verbs.JUDGE,
         "judge [run | plan | calibrate | table | label | attack] run=ID judge=MODEL@URL [rubric=NAME] [judges=a,b,c]",
         (
             "estbench judge run=demo-3f judge=qwen3-32b@http://127.0.0.1:8000/v1",
@@ -393,7 +215,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "serve": Command(
-        serve,
+        verbs.serve,
         ServeSettings,
         "serve [database=URL] [port=8000] [immutable=true]",
         (
@@ -403,14 +225,14 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "export": Command(
-        export,
+        verbs.export,
         ExportSettings,
         "export site FOLDER [url=URL] [samples=3]",
         ("estbench export site public", "estbench export site public url=https://tabel.example.ee samples=20"),
     ),
     "push": Command(
-        push,
-        "estbench_leaderboard.submissions.settings:PushSettings",
+        verbs.push,
+        verbs.PUSH,
         "push run=ID url=URL [embargo=YYYY-MM-DD] [dry_run=true]",
         (
             "estbench push run=demo-3f url=https://tabel.example.ee dry_run=true",
@@ -418,8 +240,8 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "board": Command(
-        board,
-        "estbench_leaderboard.submissions.settings:BoardSettings",
+        verbs.board,
+        verbs.BOARD,
         "board [submissions | token | moderate | rescore | audit | hide | show | mark | unmark | correct | withdraw"
         " | describe] [key=value ...]",
         (
@@ -485,17 +307,6 @@ def _dispatch(words: list[str]) -> int:
         print(_help(name))
         return 0
     return COMMANDS[name].run(rest)
-
-
-def _verb(words: list[str], verbs: Sequence[str]) -> tuple[str, list[str], list[str]]:
-    """(verb, plain words, key=value words) of `runs import a b key=value`; the first verb is the default."""
-    plain = [word for word in words if "=" not in word and not word.startswith("@")]
-    rest = [word for word in words if word not in plain]
-    if not plain:
-        return verbs[0], [], rest
-    if plain[0] not in verbs:
-        raise ConfigError(f"{plain[0]!r} is not one of {', '.join(verbs)}.{did_you_mean(plain[0], verbs)}")
-    return plain[0], plain[1:], rest
 
 
 def _overview() -> str:

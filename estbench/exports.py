@@ -2,9 +2,9 @@
 
     left_out = export(Run(path), Path("demo.tar.gz"), private=False)
 
-A task's prompts, answers, golds and scores of single documents leave with it only if its card says `publish_items`:
-not where the data is gated, withheld, or under a licence that forbids it. Its scores always do. The manifest of the
-export names the tasks without items, and no place on this machine.
+A task's prompts, answers, golds, judgments and scores of single documents leave with it only if its card says
+`publish_items`: not where the data is gated, withheld, or under a licence that forbids it. Its scores always do. The
+manifest of the export names the tasks without items, and no place on this machine.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import shlex
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from estbench import judged
 from estbench.errors import StoreError
 from estbench.runs import Run, file_name, write_json
 
 PARTS = ("plan", "responses", "samples")
-PATHS = ("model", "data", "gold", "include", "trust_task_code")  # settings that name places on this machine
+PATHS = ("model", "tasks", "data", "gold", "include", "trust_task_code")  # settings that name places on this machine
 
 
 def export(run: Run, target: Path, *, private: bool) -> list[str]:
@@ -37,7 +39,7 @@ def export(run: Run, target: Path, *, private: bool) -> list[str]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary:
             folder = Path(temporary) / run.id
-            kept_back = {f"{file_name(task)}.jsonl.gz" for task in left_out}
+            kept_back = _files(run, left_out)
             shutil.copytree(run.path, folder, ignore=lambda path, names: _private(Path(path), names, run, kept_back))
             for part in PARTS:
                 (folder / part).mkdir(exist_ok=True)
@@ -56,11 +58,21 @@ def export(run: Run, target: Path, *, private: bool) -> list[str]:
     return left_out
 
 
+def _files(run: Run, tasks: Sequence[str]) -> set[str]:
+    """Names of the files with the items of these tasks; of judgments those, too, that nobody knows the task of."""
+    items = {f"{file_name(task)}.jsonl.gz" for task in tasks}
+    if not tasks:
+        return items
+    open_ = {f"{one.stem}{end}" for one in judged.layers(run.path) if one.task not in tasks for end in judged.ENDINGS}
+    return items | {path.name for path in (run.path / judged.FOLDER).glob("*") if path.name not in open_}
+
+
 def _private(path: Path, names: list[str], run: Run, kept_back: set[str]) -> list[str]:
     """Names of the files that stay here; beside the known parts anything that holds texts of single documents."""
     if path != run.path:
         return [name for name in names if name in kept_back]
-    return [name for name in names if kept_back and name not in (*PARTS, "manifest.json", "scores.json")]
+    known = (*PARTS, judged.FOLDER, "manifest.json", "scores.json")
+    return [name for name in names if kept_back and name not in known]
 
 
 def without_places(manifest: dict[str, Any]) -> dict[str, Any]:

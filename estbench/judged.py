@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from estbench.metrics.judgments import is_judged
 from estbench.runs import Run, Sample, Score, file_name, write_json, write_lines
 
 FOLDER = "judgments"
+ENDINGS = (".json", ".jsonl.gz")  # of a layer's files: what counts, and every call
 SCHEMA = 1
 SIGNATURE = "judge:"  # how the signature of a judged score begins
 CALIBRATED, UNCALIBRATED = "calibrated", "uncalibrated"
@@ -78,10 +79,20 @@ def layers(folder: Path) -> list[Layer]:
             row = json.loads(path.read_text("utf-8"))
             if row.pop("schema") != SCHEMA:
                 raise ValueError("it is of another version")
-            found.append(Layer(**row))
+            found.append(_checked(Layer(**row)))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreError(f"{path} can't be read: {error}. Judge the run again to write it anew.") from None
     return found
+
+
+def _checked(layer: Layer) -> Layer:
+    """The layer, if its parts are what they should be."""
+    maps = (layer.keys, layer.marks, layer.values, layer.card)
+    if not all(isinstance(one, dict) for one in (*maps, *layer.values.values())):
+        raise ValueError("it is no layer")
+    if {Score(**row).task for row in layer.scores} - {layer.task} or not isinstance(layer.card["calibrated"], bool):
+        raise ValueError("its scores are not its own")
+    return layer
 
 
 def write(folder: Path, layer: Layer) -> None:
@@ -95,8 +106,8 @@ def merge(run: Run) -> Run:
     if not found or run.manifest["slice"]:
         return run
     manifest = dict(run.manifest, tasks=dict(run.manifest["tasks"]))
-    scores = run.scores()
-    for task in manifest["tasks"]:
+    scores, left_out = run.scores(), manifest.get("items_left_out", ())  # of an export: their samples are not here
+    for task in [task for task in manifest["tasks"] if task not in left_out]:
         samples = list(run.samples(task))
         fitting = [layer for layer in found if layer.task == task and layer.fits(samples)]
         if fitting:
@@ -104,11 +115,19 @@ def merge(run: Run) -> Run:
             scores = _scores(scores, task, fitting)
             manifest["tasks"][task] = {**manifest["tasks"][task], "judge": _card(fitting)}
     write_json(run.path / "scores.json", [dataclasses.asdict(score) for score in scores])
-    keys = (sample.key for task in manifest["tasks"] for sample in Run(run.path).samples(task))
+    keys = (key for task in manifest["tasks"] for key in _keys(run, task, scores, task in left_out))
     result = identity.result_key(manifest["identity"]["plan"], keys)
     manifest["identity"] = {**manifest["identity"], "result": result}
     write_json(run.path / "manifest.json", manifest)
     return Run(run.path)
+
+
+def _keys(run: Run, task: str, scores: Sequence[Score], left_out: bool) -> Iterator[str]:
+    """What the result's identity has of a task: its samples' keys; where those were left out, what is known instead."""
+    if left_out:
+        yield identity.digest([dataclasses.asdict(score) for score in scores if score.task == task])
+    else:
+        yield from (sample.key for sample in run.samples(task))
 
 
 def _base(key: str) -> str:

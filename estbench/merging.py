@@ -2,11 +2,15 @@
 
 Slices never aggregate: a slice has samples and no scores. When all slices of one evaluation are here, their samples
 are put together, and the merged run has the very id that an unsliced run has.
+
+Judgments of one run come together, too: a run that was judged elsewhere is taken in over the same run that was not, and
+the other way round. Of the same task, rubric and mode the imported judgments count.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
 import re
 import shlex
 import shutil
@@ -15,16 +19,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from estbench import endings, identity, manifests
+from estbench import endings, identity, judged, manifests
 from estbench.errors import StoreError
 from estbench.home import home
+from estbench.metrics.judgments import is_judged
 from estbench.runs import PlannedDoc, Run, Sample, atomic, file_name, write_json, write_lines
 from estbench.scoring import score_task
 
 
 def take_in(paths: Sequence[Path], say: Callable[[str], None]) -> list[Run]:
     """Copy run folders into `home()/runs`; returns them, and the runs that complete sets of slices make."""
-    taken = [_copy(Run(path)) for path in paths]
+    taken = [_copy(Run(path), say) for path in paths]
     merged = []
     for series in dict.fromkeys(run.manifest["identity"]["series"] for run in taken if run.manifest["slice"]):
         slices = _slices(series)
@@ -42,27 +47,40 @@ def take_in(paths: Sequence[Path], say: Callable[[str], None]) -> list[Run]:
     return [*taken, *merged]
 
 
-def _copy(run: Run) -> Run:
+def _copy(run: Run, say: Callable[[str], None]) -> Run:
     name = run.manifest.get("run")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", name):
         raise StoreError(f"{run.path} has the run id {name!r}, which is no plain name: estbench did not make it.")
     if any(path.is_symlink() for path in run.path.rglob("*")):
         raise StoreError(f"{run.path} holds symbolic links: copy the files themselves.")
     target = home() / "runs" / run.id
-    scores = target / "scores.json"
-    if scores.exists() and scores.read_bytes() != (run.path / "scores.json").read_bytes():
+    if (target / "scores.json").exists() and _unjudged(target) != _unjudged(run.path):
         raise StoreError(f"{target} is a run of that id with other scores: one of the two was altered.")
-    if target.resolve() != run.path.resolve():
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            for part in ("plan", "responses", "samples"):
-                shutil.copytree(run.path / part, target / part, dirs_exist_ok=True)
-            shutil.copy2(run.path / "scores.json", target)
-            with atomic(target / "manifest.json") as temporary:  # last, so that the folder counts only when it is whole
-                shutil.copyfile(run.path / "manifest.json", temporary)
-        except OSError as error:
-            raise StoreError(f"{run.path} can't be copied to {target}: {error.strerror}.") from None
-    return Run(target)
+    if target.resolve() == run.path.resolve():
+        return Run(target)
+    ours, theirs = ({layer.stem: layer for layer in judged.layers(folder)} for folder in (target, run.path))
+    if replaced := [stem for stem, layer in ours.items() if theirs.get(stem, layer) != layer]:
+        say(f"{run.id}: the imported judgments {', '.join(replaced)} take the place of those that were here.")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for part in ("plan", "responses", "samples", *([judged.FOLDER] if theirs else [])):
+            shutil.copytree(run.path / part, target / part, dirs_exist_ok=True)
+        shutil.copy2(run.path / "scores.json", target)
+        with atomic(target / "manifest.json") as temporary:  # last, so that the folder counts only when it is whole
+            shutil.copyfile(run.path / "manifest.json", temporary)
+    except OSError as error:
+        raise StoreError(f"{run.path} can't be copied to {target}: {error.strerror}.") from None
+    return judged.merge(Run(target)) if ours.keys() - theirs.keys() else Run(target)
+
+
+def _unjudged(folder: Path) -> list[dict[str, Any]]:
+    """The scores of a run folder that don't come from judges, in one order."""
+    try:
+        rows = json.loads((folder / "scores.json").read_text("utf-8"))
+        kept = [row for row in rows if not is_judged(row["metric"])]
+        return sorted(kept, key=lambda row: (row["task"], row["metric"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{folder / 'scores.json'} can't be read: {error}.") from None
 
 
 def _slices(series: str) -> list[Run]:
@@ -138,4 +156,4 @@ def merge(slices: Sequence[Run]) -> Run:
     if errors := [sample.error for rows in samples.values() for sample in rows if sample.error]:
         manifest["unanswered"] = {"documents": len(errors), "reason": errors[0]}
     write_json(folder / "manifest.json", manifest)
-    return Run(folder)
+    return judged.merge(Run(folder))  # what judges said of these very answers before

@@ -27,7 +27,7 @@ REQUIRED = {
     *("version", "title", "skill", "language", "licence", "citation", "chance"),
     *("primary", "form", "cluster", "publish_items", "data_seen"),
 }
-OPTIONAL = {"access", "repository", "gold"}
+OPTIONAL = {"access", "repository", "gold", "follow_up", "judge", "canary"}
 LANGUAGES = ("et", "en", "en-et", "et-en")
 DATA_SEEN = ("real", "subset", "own")
 FULL_WIDTH = re.compile("[\uff01-\uff5e\u3000-\u3002]")  # ：，（ and their like, made by East Asian keyboards

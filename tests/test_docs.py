@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from estbench import cli, config
+from estbench import cli, config, verbs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -20,6 +20,7 @@ VERBS = {
     "gate": ("run", "calibrate", "noise"),
     "baseline": ("list", "set"),
     "export": ("site",),
+    "judge": ("run", "plan", "calibrate", "table", "label", "attack"),
     "board": (
         *("submissions", "token", "rescore", "moderate", "audit", "hide", "show", "mark", "unmark", "correct"),
         *("withdraw", "describe"),
@@ -44,7 +45,7 @@ def test_command_lines_of_readme_and_help_are_understood(line: str) -> None:
     assert program == "estbench" and name in cli.COMMANDS
     words = [word for word in words if not word.startswith("@")]
     if name in VERBS:
-        _, _, words = cli._verb(words, VERBS[name])
+        _, _, words = verbs.verb_of(words, VERBS[name])
     if name == "compare":
         words = [word for word in words if "=" in word]  # beside the two runs
     settings = config.read(words, cli.COMMANDS[name].settings)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from estbench import cli, config
+from estbench import cli, config, verbs
 from estbench.gate import policy
 from estbench.gate.verdict import EXIT
 
@@ -39,7 +39,7 @@ VERBS = {"gate": ("run", "calibrate", "noise"), "baseline": ("list", "set"), "ru
 def test_command_lines_are_understood(line: str) -> None:
     _, name, *words = shlex.split(line)
     if name in VERBS:
-        _, _, words = cli._verb(words, VERBS[name])
+        _, _, words = verbs.verb_of(words, VERBS[name])
     elif name == "compare":
         words = [word for word in words if "=" in word]
     assert config.read(words, cli.COMMANDS[name].settings) is not None

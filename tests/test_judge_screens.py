@@ -148,6 +148,16 @@ def test_copies_count_only_when_they_are_many_long_and_most_of_the_answer() -> N
     assert not is_looping(code * 40, code=True) and is_looping(code * 40) and is_looping(code * 120, code=True)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.text("abcdeõäöü ,", min_size=1, max_size=150), st.integers(0, 400), st.integers(0, 100))
+def test_copies_of_any_words_are_found_after_an_ordinary_beginning_and_cut_off_anywhere(
+    words: str, before: int, cut: int
+) -> None:
+    stretch = f"ja {words} "
+    text = PROSE[:before] + stretch * (1_200 // len(stretch) + 1)
+    assert is_looping(text[: len(text) - cut])
+
+
 def test_slowly_changing_repetition_is_left_to_the_judge() -> None:
     assert not is_looping(
         " ".join(f"Aastal {year} oli saak {year * 7 % 90} tonni ja ilm hea." for year in range(1900, 1960))

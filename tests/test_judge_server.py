@@ -193,7 +193,7 @@ def test_failing_calls_fail_in_their_way_and_in_the_share_that_is_asked_for() ->
         assert found["empty"]["message"]["content"] == ""
         assert found["cut"]["finish_reason"] == "length"
         for kind in ("prose", "cut"):
-            with pytest.raises(ValueError, match="Expecting|Unterminated"):
+            with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
                 json.loads(found[kind]["message"]["content"])
         assert "verdict" not in json.loads(found["schema"]["message"]["content"])
         server.persona = Persona(failing=0.1, kinds=("empty",))

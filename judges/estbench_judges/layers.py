@@ -101,7 +101,8 @@ def _score(of: Judged, metric: str, interval: Interval, calibrated: bool) -> Sco
     task = given.run.manifest["tasks"][given.task]
     n_planned = len(given.items)
     own = metric == given.metric
-    missing = f"; {n_planned - interval.n} of {n_planned} without a verdict" if own and interval.n < n_planned else ""
+    n = min(interval.n, n_planned)  # documents; what pairs of verdicts are counted for has more of them
+    missing = f"; {n_planned - n} of {n_planned} without a verdict" if own and n < n_planned else ""
     if missing and interval.n:
         low, high = battles.bounds(of.panel, n_planned)
         missing += f", bounds {low:.3f}–{high:.3f}"
@@ -111,11 +112,11 @@ def _score(of: Judged, metric: str, interval: Interval, calibrated: bool) -> Sco
         value=interval.value,
         ci_low=interval.low,
         ci_high=interval.high,
-        n=interval.n,
+        n=n,
         n_planned=n_planned,
         chance=None,
         parse_failures=len(_screened(of)),
-        errors=n_planned - interval.n,
+        errors=n_planned - n,
         unit="proportion",
         higher_is_better=True,
         primary=metric == task["primary"],

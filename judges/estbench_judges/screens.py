@@ -79,7 +79,7 @@ def screen(answers: tuple[str, ...], language: str) -> Screened | None:
     language: that the answers should be in, as a code; "code" and languages that can't be identified are not checked.
     """
     for turn, answer in enumerate(answers, 1):
-        text = unicodedata.normalize("NFC", answer[:MOST_SIGNS])
+        text = unicodedata.normalize("NFC", answer)[:MOST_SIGNS]
         if is_empty(text):
             return Screened("empty", turn)
         if is_looping(text, code=language == "code"):
