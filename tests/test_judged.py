@@ -448,11 +448,11 @@ def test_only_a_calibrated_judge_blocks_the_gate(
 ) -> None:
     good, bad = (taken(stored, "plain", home, name) for name in ("hea", "halb"))
     for run, value in ((good, 1.0), (bad, 0.0)):
-        for task in (OWN, LANGUAGE):
+        for task in run.tasks:
             judged.write(run.path, layer_of(run, task, value=value, calibrated=calibrated))
         judged.merge(run)
     policy = tmp_path / "gate.yaml"
-    policy.write_text(f"margin: 2\nminimum_n: 5\ntasks: {OWN},{LANGUAGE}\n", "utf-8")
+    policy.write_text("margin: 2\nminimum_n: 5\n", "utf-8")
     assert main(["baseline", "set", "main", f"run={good.id}", f"folder={tmp_path / 'baselines'}"]) == 0
     capsys.readouterr()
     for baseline in (good.id, tmp_path / "baselines" / "main.json"):

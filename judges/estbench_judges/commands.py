@@ -40,6 +40,8 @@ def _judge(settings: JudgeSettings) -> list[tuple[Judged, judged.Layer]]:
     """The votes and layers of everything that the settings name, each kept before the next is asked."""
     panel = judges.find(settings.panel, settings.judge_options, max_cost=settings.max_cost)
     money.check_currencies(panel, settings.max_cost)
+    if settings.least and settings.least > len(panel):
+        raise ConfigError(f"least={settings.least}: no document can have so many votes of {len(panel)}.")
     assigned = [given for each in runs_of(settings) for given in assignments(each, settings)]
     for one in panel:
         one.replay() if settings.replay else one.open(report.say)
@@ -167,7 +169,9 @@ def settings_of(settings: EvalSettings, found: Run | None = None) -> JudgeSettin
         database=settings.database,
         output=settings.output,
     )
-    judges.find(asked.panel, asked.judge_options, max_cost=limit)
+    panel = judges.find(asked.panel, asked.judge_options, max_cost=limit)
+    for one in panel if found is None else ():
+        one.open(report.say)  # one that can't be asked is found before the work
     return asked
 
 

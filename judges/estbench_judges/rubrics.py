@@ -96,7 +96,7 @@ def _rubric(row: dict[str, Any]) -> Rubric:
     if "pointwise" in modes and tuple(scale) != LABELS:
         raise ValueError("scale has to say what 1 to 5 mean")
     texts = [row["title"], row["instructions"], *scale.values()]
-    if any(not isinstance(text.get(language), str) for text in texts for language in LANGUAGES):
+    if any(not isinstance(said := text.get(name), str) or not said.strip() for text in texts for name in LANGUAGES):
         raise ValueError("title, instructions and scale are texts in et and en")
     if not str(row["name"]).replace("_", "").isalnum():
         raise ValueError("its name is letters, digits and _")
