@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from estbench import stats
+from estbench import judged, stats
 from estbench.errors import ConfigError, did_you_mean
 from estbench.evidence import Evidence, Items
+from estbench.runs import Score
 from estbench.scoring import BOUNDS, metric_of
 from estbench.stats import Difference
 from estbench.stats.paired import REPLICATES
@@ -29,7 +30,7 @@ LEAST = 0.01  # of a share of documents that is worth a word
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why two runs are not comparable. kind: "prompts", "data", "engine", "scorer", or "form"."""
+    """Why two runs are not comparable. kind: "prompts", "data", "engine", "scorer", "judges", or "form"."""
 
     kind: str
     task: str | None  # None: all of them
@@ -204,7 +205,7 @@ def compare(a: Evidence, b: Evidence, tasks: Sequence[str] | None = None, metric
         Row(row, p, better, row.difference.detectable(0.025))
         for row, p, better in zip(found, p_values, adjusted, strict=True)
     ]
-    return Comparison(a, b, rows, problems(a, b, [row.task for row in found]), left_out)
+    return Comparison(a, b, rows, problems(a, b, [row.task for row in found], metric=metric), left_out)
 
 
 def labels(a: Evidence, b: Evidence) -> tuple[str, str]:
@@ -212,14 +213,32 @@ def labels(a: Evidence, b: Evidence) -> tuple[str, str]:
     return (a.name, b.name) if a.name != b.name else (f"{a.name} ({a.id})", f"{b.name} ({b.id})")
 
 
-def problems(a: Evidence, b: Evidence, tasks: Iterable[str], *, least_overlap: float = LEAST) -> list[Problem]:
-    """What keeps two runs from being compared. least_overlap: share of a's documents that b has to have."""
+def problems(
+    a: Evidence, b: Evidence, tasks: Iterable[str], *, least_overlap: float = LEAST, metric: str | None = None
+) -> list[Problem]:
+    """What keeps two runs from being compared. least_overlap: share of a's documents that b has to have. metric: the
+    one that is compared, if it is not what tasks are ranked by."""
     found = _engines(a, b)
     for task in tasks:
         one, other = a.tasks.get(task), b.tasks.get(task)
         if one is not None and other is not None:
             found += [replace(problem, task=task) for problem in _task_problems(a, b, task, one, other, least_overlap)]
+            found += _judges(a, b, task, metric)
     return found
+
+
+def judged_by(score: Score | None) -> str | None:
+    """What a judged score may be compared with: its signature (rubric, anchor, panel, language) without the word on
+    calibration; None for a score of no judge."""
+    state = judged.state(score) if score is not None else None
+    return str(score.signature).removesuffix(f"|{state}") if score is not None and state is not None else None
+
+
+def _judges(a: Evidence, b: Evidence, task: str, metric: str | None) -> list[Problem]:
+    """Other judges, another rubric or anchor: numbers of two yardsticks."""
+    one, other = (judged_by(run.score(task, metric or str(run.tasks[task].get("primary")))) for run in (a, b))
+    known = one is not None and other is not None
+    return [Problem("judges", task, f"judged by {one} and by {other}")] if known and one != other else []
 
 
 def _engines(a: Evidence, b: Evidence) -> list[Problem]:

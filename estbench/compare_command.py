@@ -70,13 +70,22 @@ def as_text(found: Comparison) -> str:
     columns |= {"difference": ">difference", "interval": "95 % interval", "p": ">p", "adjusted": ">p (BH)"}
     columns |= {"n": ">n", "flips": ">better/worse", "sees": ">detectable", "verdict": "verdict"}
     names = dict(zip("ab", (f"{name} is better" for name in comparing.labels(found.a, found.b)), strict=True))
-    rows = [_cells(row) | {"verdict": names.get(row.verdict, _open(row))} for row in found.rows]
+    rows = [
+        _cells(row)
+        | {"verdict": names.get(row.verdict, _open(row)), "metric": report.metric_name(*_judged(found, row.comparison))}
+        for row in found.rows
+    ]
     head = f"{found.a.name} ({found.a.id}) against {found.b.name} ({found.b.id}), on the same documents"
     foot = (
         "Differences in points (bits where tasks are measured so); p two-sided, BH: false discovery rate over the "
         "tasks; detectable: the difference found four times in five."
     )
     return "\n".join([head, "", report.listing(rows, columns), "", foot])
+
+
+def _judged(found: Comparison, one: TaskComparison) -> tuple[Any, ...]:
+    """A metric and the two scores of it, which say whether judges gave them."""
+    return one.metric, *(run.score(one.task, one.metric) for run in (found.a, found.b))
 
 
 def _short(name: str) -> str:
@@ -94,7 +103,6 @@ def _cells(row: Row) -> dict[str, Any]:
     digits = 3 if one.unit == "bits" else 1
     return {
         "task": one.task,
-        "metric": one.metric,
         "a": report.number(one.value_a, one.unit),
         "b": report.number(one.value_b, one.unit),
         "difference": signed(None if found.value is None else one.scale * found.value),
@@ -112,7 +120,14 @@ def as_json(found: Comparison, shown: dict[str, list[dict[str, Any]]]) -> dict[s
     return {
         "a": {"name": found.a.name, "run": found.a.id},
         "b": {"name": found.b.name, "run": found.b.id},
-        "tasks": [_as_data(row) | {"flips": shown.get(row.comparison.task, [])} for row in found.rows],
+        "tasks": [
+            _as_data(row)
+            | {
+                "judge": report.judge_of(_judged(found, row.comparison)[1:]),
+                "flips": shown.get(row.comparison.task, []),
+            }
+            for row in found.rows
+        ],
         "problems": [{"kind": one.kind, "task": one.task, "text": one.text} for one in found.problems],
         "left_out": found.left_out,
     }

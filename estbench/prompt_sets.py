@@ -36,9 +36,16 @@ def tasks(path: Path, folder: Path) -> list[Task]:
 
     if not path.is_file():
         raise ConfigError(f"tasks={path}: there is no such file.")
-    name = re.sub(r"[^a-z0-9]+", "_", unicodedata.normalize("NFKD", path.stem).lower()).strip("_") or "prompts"
+    plain = "".join(
+        sign for sign in unicodedata.normalize("NFKD", path.stem.lower()) if not unicodedata.combining(sign)
+    )
+    name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or "prompts"
     found = []
     for file, task in zip(MODELS, (f"{name}_chat", f"{name}_language_chat"), strict=True):
+        if (folder / f"{task}.yaml").exists():
+            raise ConfigError(
+                f"tasks={path}: {task} is a task of estbench: rename the file, so that its scores are told apart."
+            )
         config = read_yaml(folder / file)
         own = {"title": {"et": path.stem, "en": path.stem}, "publish_items": False, KEY: str(path.resolve())}
         own |= {"licence": "private", "citation": None, "canary": None}
@@ -52,7 +59,7 @@ def rows(task: Task) -> dict[str, list[dict[str, Any]]]:
     """The rows of a prompt set, each with all fields. DataError, with the line, for what is no prompt."""
     path = Path(task.metadata[KEY])
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")  # a row may hold other separators of lines
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} can't be read: {error}.") from None
     found = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -75,8 +82,11 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
         raise DataError(f"{where}: {odd[0]} is no text.")
     if odd := [name for name in LISTS if not _is_texts(row.get(name))]:
         raise DataError(f"{where}: {odd[0]} is no list of texts.")
-    if row.get("answer") and bool(row.get("follow_up")) != bool(row.get("follow_up_answer")):
+    two = bool(row.get("follow_up"))
+    if (row.get("answer") or row.get("follow_up_answer")) and bool(row.get("follow_up_answer")) != two:
         raise DataError(f"{where}: where there is an answer, follow_up and follow_up_answer go together.")
+    if (row.get("follow_up_checklist") and not two) or (row.get("follow_up_answer") and not row.get("answer")):
+        raise DataError(f"{where}: follow_up_checklist and follow_up go together, and follow_up_answer and answer.")
     return {name: row.get(name) for name in (*TEXTS, *LISTS)}
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from estbench import judged
 from estbench.errors import ConfigError, StoreError
 from estbench.runs import Run, Score, atomic
 
@@ -33,7 +34,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "model": model,
         "identity": manifest["identity"],
         "partial": manifest["partial"],
-        "scores": [asdict(score) for score in run.scores()],
+        "scores": [asdict(score) | {"judge": judged.state(score)} for score in run.scores()],
         "seconds": manifest["seconds"],
         "folder": str(run.path),
     }
@@ -44,6 +45,19 @@ def number(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
     return {"proportion": f"{100 * value:.1f}", "points": f"{value:.1f}", "bits": f"{value:.3f}"}[unit]
+
+
+def judge_of(scores: Iterable[Score | None]) -> str | None:
+    """The word that belongs to what is made of these scores wherever it is shown: "uncalibrated" if one of them comes
+    from judges without people's votes behind them, "calibrated" if others come from judges, else None."""
+    states = {judged.state(score) for score in scores if score is not None and score.value is not None}
+    return next((word for word in (judged.UNCALIBRATED, judged.CALIBRATED) if word in states), None)
+
+
+def metric_name(metric: str, *scores: Score | None) -> str:
+    """A metric; with the word that belongs to scores that judges gave."""
+    state = judge_of(scores)
+    return metric if state is None else f"{metric} ({state})"
 
 
 def scores_table(scores: Sequence[Score], *, groups: bool = False) -> Table:
@@ -61,7 +75,7 @@ def scores_table(scores: Sequence[Score], *, groups: bool = False) -> Table:
         value = number(score.value, score.unit)
         table.add_row(
             escape(score.task) if score.task != before else "",
-            escape(score.metric),
+            escape(metric_name(score.metric, score)),
             f"[bold]{value}[/bold]" if score.primary else f"[dim]{value}[/dim]",
             interval if score.primary else f"[dim]{interval}[/dim]",
             ""

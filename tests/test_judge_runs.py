@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,12 +113,12 @@ def test_the_report_names_the_fault_of_the_faulty_judge_alone(
     assert f", {fault}: " in out and out.count("fault, ") + out.count("doubt, ") == 1
     assert [row["kin"] for row in rows.values()] == [False, False, fault == "family"]
 
-    honest = np.mean([rows["aus"]["value"], rows["õige"]["value"]])
+    honest = float(np.mean([rows["aus"]["value"], rows["õige"]["value"]]))
     panel_value = scores_of(llama)["win_rate"].value
-    assert panel_value == pytest.approx(honest, abs=0.02)
-    mean = np.mean([row["value"] for row in rows.values()])
-    moved = {"collapse": -0.025, "family": 0.025}  # negative control: what a mean of three would say
-    assert fault not in moved or (mean - honest) / moved[fault] > 1
+    mean = float(np.mean([row["value"] for row in rows.values()]))  # negative control: instead of the median
+    assert panel_value is not None and abs(panel_value - honest) < 0.025
+    if fault != "failures":
+        assert abs(mean - honest) > max(0.025, 2 * abs(panel_value - honest))
 
 
 # --- judges of the model's own family ---------------------------------------------------------------------------------
@@ -175,7 +174,7 @@ def test_a_judge_of_the_model_s_family_is_flagged_and_the_number_without_it_show
 def test_the_same_evidence_is_in_the_folder_the_database_and_the_json(here: Small, capsys: Said) -> None:
     judge(here.run, f"judge={of(here.server)}")
     capsys.readouterr()
-    assert main(["runs", "show", here.run.id, "output=json"]) == 0
+    assert main(["runs", "show", f"run={here.run.id}", "output=json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     by_show = {(row["task"], row["metric"]): row for row in shown["scores"]}
     stored = json.loads((here.run.path / "scores.json").read_text("utf-8"))
@@ -243,18 +242,18 @@ def without_costs(raw: bytes) -> Any:
 COSTS = ("ledger", "cost", "spent")
 
 
-@pytest.fixture
-def twice(here: Small) -> tuple[dict[str, bytes], dict[str, bytes]]:
+@pytest.fixture(scope="module")
+def twice(small: Small) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """A run folder after judging, and after judging again."""
-    run = answered(here.prompts, lambda prompt: text_of(0.65, prompt), name="kaks")
-    if (run.path / judged.FOLDER).exists():
-        shutil.rmtree(run.path / judged.FOLDER)
-    found, revision = [], f"judge.revision=kaks-{time.monotonic()}"
-    for asked in (4 * N, 0):
-        calls = here.server.calls
-        judge(run, f"judge={of(here.server)}", revision)
-        assert here.server.calls == calls + asked
-        found.append(contents(run.path))
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ESTBENCH_HOME", str(small.folder / "home"))
+        run = answered(small.prompts, lambda prompt: text_of(0.65, prompt), name="kaks")
+        for asked in (4 * N, 0):
+            calls = small.server.calls
+            judge(run, f"judge={of(small.server)}")
+            assert small.server.calls == calls + asked
+            found.append(contents(run.path))
     return found[0], found[1]
 
 
@@ -396,17 +395,21 @@ def new_calls(here: Small, *words: str, run: Run | None = None, judges: str = ""
     return here.server.calls - before
 
 
+def slowly(*words: str) -> Any:
+    return pytest.param(list(words), marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["rubric={rubric}"],
         ["judge.revision=2026-10"],
-        ["temperature=0.5"],
-        ["language=en"],
-        ["reasons=false"],
-        ["structured=false"],
         ["anchor={other}"],
-        ["judge.extra={{\"top_k\": 1}}"],
+        slowly("temperature=0.5"),
+        slowly("language=en"),
+        slowly("reasons=false"),
+        slowly("structured=false"),
+        slowly('judge.extra={{"top_k": 1}}'),
     ],
     ids=lambda words: str(words[0]).partition("=")[0],
 )  # fmt: skip
@@ -432,18 +435,20 @@ def test_a_panel_s_revision_asks_everything_again_and_its_name_nothing(here: Sma
     assert new_calls(here, judges=panel(revision="3")) == 0
 
 
+SPEED = ("judge.concurrency=2", "judge.timeout=50", "judge.max_age=20d")
+PRICED = ("judge.input_price=1", "judge.output_price=2", "max_cost=5")
+USUAL = ("rubric=helpfulness", "mode=pairwise", "anchor=set", "language=et", "seed=5")
+ELSEWHERE = "database=sqlite:///{folder}/muu.db"
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        ["labels=pole.jsonl"],
-        ["least=1"],
-        ["database=sqlite:///{folder}/muu.db"],
-        ["output=table"],
-        ["judge.concurrency=2", "judge.timeout=50", "judge.max_age=20d"],
-        ["judge.input_price=1", "judge.output_price=2", "max_cost=5"],
-        ["rubric=helpfulness", "mode=pairwise", "anchor=set", "language=et", "seed=5"],
+        ["labels=pole.jsonl", "least=1", "output=table", ELSEWHERE, *SPEED, *PRICED, *USUAL],
+        *(slowly(word) for word in ("labels=pole.jsonl", "least=1", "output=table", ELSEWHERE)),
+        *(slowly(*words) for words in (SPEED, PRICED, USUAL)),
     ],
-    ids=lambda words: str(words[0]).partition("=")[0],
+    ids=lambda words: words[0] if len(words) == 1 else f"{words[0]} and {len(words) - 1} more",
 )
 def test_what_changes_no_judgment_asks_nothing_again(here: Small, words: list[str]) -> None:
     new_calls(here)

@@ -25,8 +25,12 @@ TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WAYS = {"pairwise": "helpfulness", "pointwise": "helpfulness", "checklist": "instruction_following",
-        "equivalence": "equivalence"}
+WAYS = {
+    "pairwise": "helpfulness",
+    "pointwise": "helpfulness",
+    "checklist": "instruction_following",
+    "equivalence": "equivalence",
+}
 
 
 @pytest.fixture(scope="module")

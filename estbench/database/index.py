@@ -4,8 +4,8 @@
     rebuild(database, folders)              # the database becomes exactly these folders
     remove_run(database, run_id)
 
-A folder is read and packed before the writer's lock is taken. Not in the database, and so only in folders: token ids,
-requests, response keys.
+A folder is read and packed before the writer's lock is taken. What judges said of a document stands beside its first
+response, as `votes`. Not in the database, and so only in folders: token ids, requests, response keys, calls of judges.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from estbench.database import packing, schema
 from estbench.database.engine import Database
 from estbench.errors import StoreError, did_you_mean
-from estbench.runs import Run, Sample, Score
+from estbench.judged import FOLDER, stem_of
+from estbench.runs import Run, Sample, Score, read_lines
 
 EARLIEST = 2000  # year of a run; also, earlier ones would not sort as text
 LEAST = 20  # prompts of which it is seen what they have beside their words
 AT_ONCE = 500  # hashes in one IN (...)
+VOTE = ("judge", "first", "vote", "score", "reason", "met", "missing")  # what is kept of a judge's vote
 CARD = ("n_docs", "n_planned", "plan_hash", "skill", "form", "language", "chance", "shots")  # columns of run_tasks
 
 
@@ -228,14 +230,33 @@ def _blocks(run: Run, task: str, samples: list[Sample]) -> Iterable[dict[str, An
     for response in run.responses(task):
         kept = {name: value for name, value in response.items() if name not in ("doc_id", "key")}
         answers[response["doc_id"]].append(kept)
-    for parts in answers.values():
+    votes = _votes(run, task)
+    for doc_id, parts in answers.items():
         parts.sort(key=lambda part: part["index"])
+        if doc_id in votes:
+            parts[0]["votes"] = votes[doc_id]
     for block, start in enumerate(range(0, len(samples), schema.BLOCK)):
         records = [
             [sample.answer, sample.key, sample.parse_failure, sample.error, answers[sample.doc_id]]
             for sample in samples[start : start + schema.BLOCK]
         ]
         yield {"block": block, "data": packing.pack_records(records)}
+
+
+def _votes(run: Run, task: str) -> dict[int, list[dict[str, Any]]]:
+    """doc_id -> what judges said of it in the layers that count, as the manifest names them: a row a vote, or one that
+    says why no judge was asked (`without_call`)."""
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for layer in (run.manifest["tasks"][task].get("judge") or {}).get("layers") or ():
+        about = {"rubric": (layer.get("rubric") or {}).get("name"), "mode": layer.get("mode")}
+        wanted = f"{stem_of(task, str(about['rubric']), str(about['mode']))}.jsonl.gz"
+        for path in (run.path / FOLDER).glob("*.jsonl.gz"):  # a name in a manifest opens no other file
+            for row in read_lines(path) if path.name == wanted else ():
+                if row["without_call"]:
+                    found[row["doc_id"]].append(about | {"without_call": row["without_call"]})
+                kept = ({key: vote[key] for key in VOTE if vote.get(key) is not None} for vote in row["votes"])
+                found[row["doc_id"]] += [about | vote for vote in kept]
+    return found
 
 
 def _insert(connection: Connection, rows: _Rows) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from estbench import identity
 from estbench.checkpoint import TOKENIZER_FILES
-from estbench.engines import endpoint_echo, prices, thinking
+from estbench.engines import endpoint_echo, prices, structured, thinking
 from estbench.engines.base import Answer, Failed, Generated, Pack, Packing, Request, Scored
 from estbench.engines.endpoint_echo import echo_body, echoed
 from estbench.engines.endpoint_probe import Abilities
@@ -195,14 +195,21 @@ class OpenAIEngine:
         if decoding.top:  # the first token's; nothing on APIs of completions, where scores are asked for
             body |= {"logprobs": True, "top_logprobs": decoding.top} if request.messages is not None else {}
         if decoding.schema is not None:
-            schema = {"name": "answer", "strict": True, "schema": json.loads(decoding.schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            body |= self._held_to(json.loads(decoding.schema))
         if decoding.stop and not self._may_think:  # a stop string in its thinking would end that
             body["stop"] = list(decoding.stop[:MOST_STOPS])
         body = {key: value for key, value in body.items() if key not in self.able.unsent} | self.options.body
         if request.messages is not None:
             return body | {"messages": json.loads(request.messages)}
         return body | {"prompt": request.prompt.tolist() if self.able.ids else self._as_text(request)}
+
+    def _held_to(self, schema: Any) -> dict[str, Any]:
+        """What holds an answer to a schema: the API's `response_format`, or vLLM's own way where it is vLLM."""
+        seen = self.model.seen
+        if seen is not None and (seen.system_fingerprint or "").startswith("vllm-"):
+            return {"structured_outputs": structured.outputs(schema)}
+        named = {"name": "answer", "strict": True, "schema": schema}
+        return {"response_format": {"type": "json_schema", "json_schema": named}}
 
     @property
     def _may_think(self) -> bool:

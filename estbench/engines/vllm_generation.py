@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from estbench.engines import structured
 from estbench.engines.base import Answer, Decoding, Failed, Generated, Pack
 from estbench.engines.replies import BadReply, as_count, as_list, as_object, choices, expect
 from estbench.engines.thinking import Markers, markers_of, opens, split
@@ -99,7 +100,7 @@ class Writing:
         if decoding.temperature > 0:
             body["seed"] = decoding.seed
         if decoding.schema is not None and row.phase != "think":
-            body["structured_outputs"] = {"json": json.loads(decoding.schema)}
+            body["structured_outputs"] = structured.outputs(json.loads(decoding.schema))
         return Part(body, 1, lambda reply: written(reply, len(prompt), most), row)
 
     def take(self, part: Part, given: Any) -> list[Part]:

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from estbench import metrics
+from estbench import judged, metrics
 from estbench.errors import StoreError
 from estbench.interchange.ranges import bounds
 from estbench.registry import Registry, Task
@@ -223,6 +223,7 @@ def _result(record: _Record, score: Score) -> dict[str, Any]:
         ends = {"lower": score.ci_low, "upper": score.ci_high, "confidence_level": 0.95, "method": score.method}
         uncertainty = {"confidence_interval": ends} | uncertainty
     kept = ("n_planned", "chance", "parse_failures", "errors", "unit", "primary", "signature")
+    details = {key: getattr(score, key) for key in kept} | _judges(record, score, card)
     return {
         "evaluation_result_id": record.result_id(score),
         "evaluation_name": score.task,
@@ -231,11 +232,32 @@ def _result(record: _Record, score: Score) -> dict[str, Any]:
         "metric_config": _metric(record, score, card),
         "score_details": {
             "score": score.value,
-            "details": _texts({key: getattr(score, key) for key in kept}),
+            "details": _texts(details),
             "uncertainty": uncertainty,
         },
         "generation_config": _generation(record, score.task, card),
     }
+
+
+def _judges(record: _Record, score: Score, card: dict[str, Any]) -> dict[str, Any]:
+    """Of a score that judges gave: whether people's votes stand behind it, who judged by what, and what stands beside
+    the number. Nothing for others."""
+    state = judged.state(score)
+    if state is None:
+        return {}
+    layers = (card.get("judge") or {}).get("layers") or ()
+    layer: dict[str, Any] = next((one for one in layers if one.get("metric") == score.metric), {})
+    beside = {
+        one.metric.removeprefix(f"{score.metric}/"): one.value
+        for one in record.run.scores()
+        if one.task == score.task and one.metric.startswith(f"{score.metric}/") and one.signature == score.signature
+    }
+    who = [
+        {key: one.get(key) for key in ("name", "family", "revision", "kin", "value")}
+        for one in layer.get("judges") or ()
+    ]
+    about = {key: layer.get(key) for key in ("rubric", "mode", "anchor", "language", "bounds")}
+    return {"judge": state, **about, "judges": who or None, "beside": beside or None}
 
 
 def _metric(record: _Record, score: Score, card: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from estbench import references
+from estbench import references, report
 from estbench.paper import latex, pages
 from estbench.paper.latex import plain
 from estbench.paper.tables import Table
@@ -30,6 +30,7 @@ CSV_COLUMNS = {
     "chance": "what guessing gives",
     "parse_failures": "answers in which none was found; wrong",
     "errors": "documents without a response; missing",
+    "judge": "uncalibrated or calibrated: the score comes from judges; empty: from none",
     "shots": "examples in the prompt",
     "form": "completion or chat",
     "bold": "can't be told from the best of the task",
@@ -75,6 +76,7 @@ def _records(found: Table) -> Iterator[dict[str, Any]]:
                 "run": run.id,
                 "task": column.task,
                 "metric": column.metric,
+                "judge": report.judge_of([cell.score]),
                 "notes": list(cell.notes),
             }
 

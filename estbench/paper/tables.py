@@ -33,6 +33,10 @@ from estbench.stats import Difference
 from estbench.stats.ranks import TaskValues
 
 ALPHA = 0.05
+JUDGED = {
+    "uncalibrated": "by uncalibrated judges: nobody's votes stand behind it",
+    "calibrated": "by judges that were calibrated by people's votes",
+}
 MANY = 0.1  # share of answers in which none was found, or of documents without a pair, that is worth a note
 
 
@@ -292,12 +296,15 @@ def _notes(score: Score, card: dict[str, Any], whole: Score | None) -> list[str]
         notes.append("the task's own sample, not the benchmark")
     if score.n_planned < (card.get("n_docs") or 0):
         notes.append(f"partial: {score.n_planned:,} of {card['n_docs']:,} documents")
-    if score.errors:
+    if score.errors and not report.judge_of([score]):
         notes.append(f"{score.errors:,} of {score.n_planned:,} documents without a response")
     if whole and score.n != whole.n and not notes:
         notes.append(f"n = {score.n:,}")
     if card.get("truncated"):
         notes.append(f"{card['truncated']:,} prompts cut")
+    if judge := report.judge_of([score]):
+        notes.append(JUDGED[judge])
+        notes += [score.method.partition("; ")[2]] if score.errors else []  # what is missing, and its bounds
     if score.n and score.parse_failures >= MANY * score.n:
         notes.append(f"no answer found in {score.parse_failures:,} of {score.n:,}")
     if report.at_chance(score):
@@ -321,7 +328,9 @@ def _mean(columns: Sequence[Column]) -> Mean | None:
         parts = [(float(column.cells[at].value or 0) - low) / (high - low) for column, (low, high) in shared]
         values.append(100 * sum(parts) / len(parts))
         doubtful = any(not column.cells[at].alike or column.cells[at].n != column.n for column, _ in shared)
-        notes.append(("some of its scores can't be compared, or are of fewer documents",) if doubtful else ())
+        doubts = ["some of its scores can't be compared, or are of fewer documents"] * doubtful
+        judge = report.judge_of(column.cells[at].score for column, _ in shared)
+        notes.append((*doubts, *([f"some of its scores are {JUDGED[judge]}"] if judge else [])))
     return Mean(tuple(column.task for column, _ in shared), tuple(values), tuple(notes))
 
 

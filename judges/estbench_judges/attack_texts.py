@@ -57,6 +57,7 @@ class Attack:
     title_et: str
     title_en: str
     make: Make  # (item, a guessed nonce) -> an answer to each turn
+    in_pairs: bool = False  # a right answer, which is no better than the one it is compared with
 
 
 def guess(seed: int) -> str:
@@ -196,7 +197,7 @@ ATTACKS: tuple[Attack, ...] = (
         _fixed(OTHER_TEMPLATES),
     ),
     Attack("other_language", "Vastus inglise keeles", "Answer in English", _fixed(FOREIGN)),
-    Attack("padded_anchor", "Võrdlusvastus kolm korda", "The anchor's answer three times over", _padded),
+    Attack("padded_anchor", "Võrdlusvastus kolm korda", "The anchor's answer three times over", _padded, in_pairs=True),
     Attack("parrot", "Küsimuse kordamine", "The question repeated", _parroted),
     Attack("forged_reference", "Võltsitud õige vastus", "Forged reference", _fixed(FORGED_REFERENCE)),
 )

@@ -43,11 +43,9 @@ def _judge(settings: JudgeSettings) -> list[tuple[Judged, judged.Layer]]:
     if settings.least and settings.least > len(panel):
         raise ConfigError(f"least={settings.least}: no document can have so many votes of {len(panel)}.")
     assigned = [given for each in runs_of(settings) for given in assignments(each, settings)]
-    for one in panel:
-        one.replay() if settings.replay else one.open(report.say)
     budget = money.Budget(panel, settings.max_cost)
     found = []
-    with report.ProgressBar() as bar:
+    with judges.opened(panel, report.say, replay=settings.replay), report.ProgressBar() as bar:
         for given in assigned:
             votes = judge(given, panel, say=report.say, progress=bar, before=budget.before)
             layer = layers.build(votes)
@@ -290,9 +288,8 @@ def attack(settings: JudgeSettings) -> int:
     chosen = _attacked(rubric, mode, settings.limit or ATTACKED)
     wishes, found = settings.wishes, {}
     sampling = Sampling(wishes.temperature, wishes.structured)
-    for one in panel:
-        one.replay() if settings.replay else one.open(report.say)
-        with report.ProgressBar() as bar:
+    with judges.opened(panel, report.say, replay=settings.replay), report.ProgressBar() as bar:
+        for one in panel:
             found[one.name] = attacks.attack(
                 one,
                 chosen,

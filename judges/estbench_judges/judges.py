@@ -18,7 +18,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,11 @@ class Judge:
         self.engine = Replay(self.name)
         self._look()
         self.fingerprint, self.response_id = known["fingerprint"], known["response_id"]
+
+    def close(self) -> None:
+        """End what was begun to know the judge."""
+        if self.engine is not None:
+            self.engine.close()
 
     def _look(self) -> None:
         assert self.tokens is not None
@@ -141,6 +146,18 @@ class Replay:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+@contextmanager
+def opened(judges: Sequence[Judge], say: Say, *, replay: bool = False) -> Iterator[None]:
+    """The judges, ready to be asked (or, for a replay, to be read from the store), and closed in the end."""
+    try:
+        for one in judges:
+            one.replay() if replay else one.open(say)
+        yield
+    finally:
+        for one in judges:
+            one.close()
 
 
 def find(words: str, options: Mapping[str, str], *, max_cost: float | None = None) -> list[Judge]:

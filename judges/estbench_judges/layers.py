@@ -168,7 +168,8 @@ def texts_of(of: Judged) -> list[tuple[str, str]]:
 def games_of(
     of: Judged, name: str, place: int = 0, players: tuple[str, ...] | None = None
 ) -> bradley_terry.Games | None:
-    """The panel's median of each game, as battles of this model (`place`) against the anchor, the last player."""
+    """The panel's median of each game, as battles of this model (`place`) against the anchor, the last player. What no
+    judge was asked about counts as in the win rate, and says nothing of style."""
     players = players or (name, "anchor")
     anchor = len(players) - 1
     first = panel.median(np.array([one.model_first for one in of.games]), of.given.wishes.least)
@@ -176,6 +177,10 @@ def games_of(
     n = len(of.given.items)
     docs = [one.cluster or one.doc for one in of.given.items]
     apart = np.array([style.differences(mine, theirs) for mine, theirs in texts_of(of)])
+    for i, item in enumerate(of.given.items):
+        if item.doc_id in of.given.fixed:
+            first[i] = second[i] = of.given.fixed[item.doc_id][0]
+            apart[i] = 0.0
     if not n or np.isnan(np.concatenate([first, second])).all():
         return None
     return bradley_terry.Games(

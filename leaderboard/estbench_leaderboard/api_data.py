@@ -14,11 +14,12 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from estbench import judged
 from estbench.database import packing, queries, schema
 from estbench.errors import StoreError
 from estbench.runs import Run, Score, write_json
 from estbench_leaderboard import api_models as out
-from estbench_leaderboard import public
+from estbench_leaderboard import judging, public
 from estbench_leaderboard.badges import standing
 from estbench_leaderboard.errors import NotFound, PageError, Withheld
 from estbench_leaderboard.shown import fit
@@ -65,7 +66,7 @@ def model(snapshot: Snapshot, found: Model) -> out.ModelWhole:
     rank = None
     if (row := place.ranked) is not None:
         ends = {"low": row.rank_low, "high": row.rank_high, "of": place.total, "klass": row.klass}
-        rank = out.Rank(**ends, score=row.score, ci_low=row.low, ci_high=row.high)
+        rank = out.Rank(**ends, score=row.score, ci_low=row.low, ci_high=row.high, judge=place.judge)
     return out.ModelWhole(
         **_model(found),
         rank=rank,
@@ -77,7 +78,8 @@ def model(snapshot: Snapshot, found: Model) -> out.ModelWhole:
 
 def _cell(cell: Cell) -> out.Cell:
     numbers = {name: None if cell.score is None else getattr(cell.score, name) for name in SCORE}
-    return out.Cell(run=cell.run, reason=cell.reason, flags=list(cell.flags), **numbers)
+    judge = judging.judge_of([cell])
+    return out.Cell(run=cell.run, reason=cell.reason, flags=list(cell.flags), judge=judge, **numbers)
 
 
 def tasks(snapshot: Snapshot, board: str | None) -> list[out.TaskRow]:
@@ -98,7 +100,8 @@ def _task(snapshot: Snapshot, task: Task) -> dict[str, Any]:
 
 def task(snapshot: Snapshot, found: Task) -> out.TaskWhole:
     """A task with its card."""
-    return out.TaskWhole(**_task(snapshot, found), card=plain(public.card(found.card)))
+    card = {key: value for key, value in public.card(found.card).items() if key != "judge"}  # of one run's answers
+    return out.TaskWhole(**_task(snapshot, found), card=plain(card))
 
 
 def boards(snapshot: Snapshot) -> list[out.BoardRow]:
@@ -200,7 +203,8 @@ def scores(
 
 def _score(run: queries.RunRow, row: Mapping[Any, Any]) -> out.ScoreOut:
     values = {name: value for name, value in row.items() if name != "run_id"}
-    return out.ScoreOut(run=run.id, model=run.fingerprint, name=run.model, **plain(values))
+    judge = judged.state(dict(values))
+    return out.ScoreOut(run=run.id, model=run.fingerprint, name=run.model, judge=judge, **plain(values))
 
 
 def every_eval_ever(request: Request, name: str) -> dict[str, Any]:
@@ -270,7 +274,8 @@ def sample(request: Request, run: str, task: str, doc: str) -> out.SampleWhole:
         values=plain(one.values),
         parse_failure=one.parse_failure,
         error=one.error,
-        responses=plain(found.responses),
+        responses=plain(judging.split(found.responses)),
+        votes=plain(judging.votes(found.responses)),
     )
 
 

@@ -12,6 +12,10 @@ from pydantic import BaseModel, Field
 T = TypeVar("T")
 BoardName = Literal["chat", "base", "checkpoints"]
 Badge = Literal["operator", "audited", "rescored", "claimed"]
+Judge = Annotated[
+    str | None,
+    Field(description="uncalibrated or calibrated: judges gave it, without or with people's votes behind them"),
+]
 
 
 class Rows(BaseModel, Generic[T]):
@@ -45,6 +49,7 @@ class ScoreOut(BaseModel):
     primary: bool
     method: Annotated[str, Field(description="how the interval was made")]
     signature: str | None
+    judge: Judge
     reason: str | None
 
 
@@ -56,6 +61,7 @@ class Cell(BaseModel):
     ci_low: float | None
     ci_high: float | None
     n: int | None
+    judge: Judge
     reason: Annotated[str | None, Field(description="null: it counts for the rank")]
     flags: list[str]
 
@@ -93,6 +99,7 @@ class Rank(BaseModel):
     score: Annotated[float, Field(description="0 is guessing, 1 the best possible")]
     ci_low: float | None
     ci_high: float | None
+    judge: Judge
 
 
 class ModelWhole(ModelRow):
@@ -196,6 +203,7 @@ class SampleWhole(BaseModel):
     parse_failure: bool
     error: str | None
     responses: list[dict[str, Any]]
+    votes: Annotated[list[dict[str, Any]], Field(description="what judges said of it, and in which order they saw it")]
 
 
 class Failure(BaseModel):

@@ -15,6 +15,7 @@ from estbench.stats.ranks import Ranked
 from estbench_leaderboard.board import page
 from estbench_leaderboard.catalogue import Language
 from estbench_leaderboard.charts.svg import element, escaped, text
+from estbench_leaderboard.judging import named
 from estbench_leaderboard.query import Query
 from estbench_leaderboard.snapshot import Model, Snapshot
 
@@ -28,20 +29,21 @@ class Standing:
     ranked: Ranked | None
     total: int  # models that have a rank
     why: str | None  # it has none: reference, claimed, rescored, withdrawn, incomplete
+    judge: str | None = None  # whether judges gave some of what the rank is made of: uncalibrated, calibrated
 
     def words(self, language: Language) -> str:
         """ "2.–5. koht 34 mudeli seas", or why there is none."""
         if self.ranked is None:
             return language.t(f"feed.unranked.{self.why}")
         places = language.places(self.ranked.rank_low, self.ranked.rank_high)
-        return language.t("feed.rank", places=places, total=self.total)
+        return named(language.t, language.t("feed.rank", places=places, total=self.total), self.judge)
 
 
 def standing(snapshot: Snapshot, model: Model) -> Standing:
     """The model's place under its board's own tasks and weights."""
     found = page(snapshot, Query(board=model.board, all="yes"))
     row = next(row for row in found.every if row.model is model)
-    return Standing(row.ranked, found.ranked, row.unranked)
+    return Standing(row.ranked, found.ranked, row.unranked, row.judge)
 
 
 def svg(found: Standing, model: Model, language: Language) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from estbench.stats.ranks import Ranked, Ranking
 from estbench_leaderboard.errors import BadRequest
+from estbench_leaderboard.judging import STATES, judge_of, weakest
 from estbench_leaderboard.query import OPEN, SIZES, Query
 from estbench_leaderboard.skills import PRESETS, SKILLS
 from estbench_leaderboard.snapshot import BOARDS, Board, Cell, Model, Snapshot, Task
@@ -49,6 +50,11 @@ class Value:
     distance: float | None = None  # from the best, in halves of the difference's interval: below 1 can't be told apart
 
     @property
+    def judge(self) -> str | None:
+        """Whether judges gave it: uncalibrated, calibrated."""
+        return None if self.value is None else judge_of(self.cells)
+
+    @property
     def level(self) -> int | None:
         """0: as good as the best; 1 to 3: farther and farther away; None: nothing can be said."""
         if self.distance is None:
@@ -64,6 +70,7 @@ class Row:
     ranked: Ranked | None  # None: not ranked; see `unranked`
     unranked: str | None  # reference, claimed, rescored, withdrawn, incomplete
     cells: dict[str, Value]
+    judge: str | None = None  # whether judges gave some of what its score is made of: uncalibrated, calibrated
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,17 @@ class Page:
         return self.ranking.unsure if self.ranking else ()
 
     @property
+    def judge(self) -> str | None:
+        """Whether judges gave some of what rows here are ranked by: uncalibrated, calibrated."""
+        return weakest(row.judge for row in self.every)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """How judges gave what is shown here: uncalibrated, calibrated."""
+        found = {value.judge for row in self.every for value in row.cells.values()} | {self.judge}
+        return tuple(state for state in STATES if state in found)
+
+    @property
     def ranked(self) -> int:
         """How many models have a rank."""
         return len(self.board.prepared.models) if self.board.prepared else 0
@@ -111,7 +129,7 @@ def page(snapshot: Snapshot, query: Query) -> Page:
     ranks = {row.model: row for row in ranking.rows} if ranking else {}
     columns, values = _columns(board, query, weights, ranks)
     models = [model for model in board.models.values() if _kept(model, query) and _found(model, query.q)]
-    rows = [_row(model, ranks.get(model.slug), columns, values) for model in models]
+    rows = [_row(model, ranks.get(model.slug), columns, values, weights) for model in models]
     if query.all != "yes" and any(row.ranked for row in rows):
         rows = [row for row in rows if row.ranked or row.unranked == "reference"]
     rows = _sorted(rows, query, columns)
@@ -248,7 +266,9 @@ def _half(value: Value) -> float:
     return 0.0 if value.low is None or value.high is None else (value.high - value.low) / 2
 
 
-def _row(model: Model, ranked: Ranked | None, columns: Sequence[Column], values: Values) -> Row:
+def _row(
+    model: Model, ranked: Ranked | None, columns: Sequence[Column], values: Values, weights: dict[str, float]
+) -> Row:
     cells = {}
     for column in columns:
         value = values[column.key][model.slug]
@@ -258,7 +278,13 @@ def _row(model: Model, ranked: Ranked | None, columns: Sequence[Column], values:
             distance = gap / apart if apart else (0.0 if gap < 1e-12 else math.inf)
             value = Value(value.value, value.low, value.high, None, value.flags, value.cells, distance)
         cells[column.key] = value
-    return Row(model, ranked, None if ranked else _unranked(model), cells)
+    judge = counted_judge(model, weights) if ranked else None
+    return Row(model, ranked, None if ranked else _unranked(model), cells, judge)
+
+
+def counted_judge(model: Model, weights: Iterable[str]) -> str | None:
+    """Whether judges gave some of what a model is ranked by: uncalibrated, calibrated."""
+    return judge_of(model.cells[name] for name in weights if model.cells[name].reason is None)
 
 
 def _unranked(model: Model) -> str:

@@ -12,6 +12,7 @@ from estbench_leaderboard.badges import picture
 from estbench_leaderboard.board import Column, Page, Row, Value, page
 from estbench_leaderboard.catalogue import Language
 from estbench_leaderboard.charts.svg import Scale, element, line, text
+from estbench_leaderboard.judging import named
 from estbench_leaderboard.query import Query
 from estbench_leaderboard.snapshot import Model, Snapshot
 
@@ -45,7 +46,7 @@ def _words(found: Page, row: Row, language: Language) -> str:
     if row.ranked is None:
         return language.t(f"feed.unranked.{row.unranked}")
     places = language.places(row.ranked.rank_low, row.ranked.rank_high)
-    return language.t("feed.rank", places=places, total=found.ranked)
+    return named(language.t, language.t("feed.rank", places=places, total=found.ranked), row.judge)
 
 
 def _bars(found: Page, row: Row, language: Language) -> list[str]:
@@ -62,8 +63,9 @@ def _bars(found: Page, row: Row, language: Language) -> list[str]:
 
 def _bar(column: Column, value: Value, y: float, language: Language) -> list[str]:
     top = {"proportion": 1.0, "points": 100.0, "corrected": 1.0}.get(column.unit)
+    size = 18 if value.judge else 24  # the word that goes with it has to fit before the bar
     parts = [
-        text(70, y, _title(column.key, language), anchor="start", size=24, fill=INK),
+        text(70, y, named(language.t, _title(column.key, language), value.judge), anchor="start", size=size, fill=INK),
         text(1130, y, language.score(value.value, column.unit), anchor="end", size=24, fill=INK),
     ]
     if top is None or value.value is None:

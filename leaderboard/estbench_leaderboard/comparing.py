@@ -26,6 +26,7 @@ from estbench.evidence import Evidence, Items
 from estbench.runs import Score
 from estbench.stats import Difference
 from estbench_leaderboard.documents import BROKEN
+from estbench_leaderboard.judging import judge_of, weakest
 from estbench_leaderboard.skills import SKILLS
 from estbench_leaderboard.snapshot import Cell, Model, Snapshot, Task
 
@@ -51,6 +52,7 @@ class Line:
     runs: tuple[str, str]
     row: Row
     problems: tuple[Problem, ...] = ()  # why the two scores can't be compared; then there is no verdict
+    judge: str | None = None  # whether judges gave them: uncalibrated, calibrated
 
     @property
     def comparison(self) -> TaskComparison:
@@ -76,6 +78,7 @@ class Pooled:
     tasks: int
     p: float
     p_adjusted: float  # Holm
+    judge: str | None = None  # whether judges gave some of it
 
     @property
     def verdict(self) -> str:
@@ -236,7 +239,8 @@ def _pair(first: Subject, other: Subject, stored: Mapping[str, Stored]) -> Pair:
                 left_out[task] = "broken"
                 continue
             own = tuple(problem for problem in known if problem.task == task)
-            lines.append(Line(first.tasks[task], runs, row, own))
+            judge = judge_of([first.cells[task], other.cells[task]])
+            lines.append(Line(first.tasks[task], runs, row, own, judge))
     return Pair(first, other, tuple(sorted(lines, key=_place)), (), None, tuple(engines.values()), left_out)
 
 
@@ -284,15 +288,22 @@ def _adjusted(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 def _pooled(pair: Pair) -> list[Pooled]:
     """Skills with several tasks, and all tasks together; Estonian ones only, and none that is counted in bits."""
     parts: dict[str, list[tuple[Difference, float]]] = defaultdict(list)
+    judges: dict[str, set[str | None]] = defaultdict(set)
     for line in pair.lines:
         found, scale = line.difference, POINTS.get(line.comparison.unit)
         if scale and line.task.estonian and not line.problems and found.value is not None and found.error is not None:
             parts[line.task.skill].append((found, scale))
-    made = [_mean(skill, [(found, 1.0, scale) for found, scale in own]) for skill, own in parts.items() if len(own) > 1]
+            for name in (line.task.skill, "total"):
+                judges[name].add(line.judge)
+    made = [
+        _mean(skill, [(found, 1.0, scale) for found, scale in own], weakest(judges[skill]))
+        for skill, own in parts.items()
+        if len(own) > 1
+    ]
     every = [(found, 1 / len(own), scale) for own in parts.values() for found, scale in own]
-    return [*made, _mean("total", every)] if len(every) > 1 else made
+    return [*made, _mean("total", every, weakest(judges["total"]))] if len(every) > 1 else made
 
 
-def _mean(name: str, parts: Sequence[tuple[Difference, float, float]]) -> Pooled:
+def _mean(name: str, parts: Sequence[tuple[Difference, float, float]], judge: str | None) -> Pooled:
     found = stats.pooled([(part, weight) for part, weight, _ in parts], [scale for *_, scale in parts])
-    return Pooled(name, found, len(parts), found.p_value(), 1.0)
+    return Pooled(name, found, len(parts), found.p_value(), 1.0, judge)

@@ -18,6 +18,7 @@ from typing import Any
 
 from estbench.stats.noise import LEAST, StepNoise, step_noise
 from estbench_leaderboard.errors import BadRequest
+from estbench_leaderboard.judging import judge_of
 from estbench_leaderboard.skills import SKILLS
 from estbench_leaderboard.snapshot import Board, Cell, Model, Snapshot, Task
 
@@ -58,6 +59,7 @@ class Curve:
     noise: StepNoise | None
     unknown: str | None  # why there is no noise: few, uneven
     choices: tuple[str, ...]  # what can be drawn: the mean, skills, tasks
+    judge: str | None  # whether judges gave it: uncalibrated, calibrated
 
     @property
     def band(self) -> float | None:
@@ -104,7 +106,8 @@ def of(snapshot: Snapshot, model: Model, key: str = "", scale: str = "") -> Curv
         ),
         key=lambda point: (point.at, point.final, point.model.created),
     )
-    return _curve(series, key, axis, scale, chosen, points, measure, choices)
+    judge = judge_of(cell for row in cells for name in chosen if (cell := row[name]) is not None)
+    return _curve(series, key, axis, scale, chosen, points, measure, choices, judge)
 
 
 def _members(snapshot: Snapshot, series: str, model: Model) -> list[tuple[Model, Board]]:
@@ -132,8 +135,9 @@ def _at(model: Model, axis: str) -> float:
 
 def _cell(home: Board, board: Board, model: Model, name: str) -> Cell | None:
     """A model's score in a task of the board of the series, if its own board measures the same version of it."""
-    other = board.tasks.get(name)
-    return model.cells.get(name) if other is not None and other.version == home.tasks[name].version else None
+    other, own = board.tasks.get(name), home.tasks[name]
+    same = other is not None and (other.version, other.judges) == (own.version, own.judges)
+    return model.cells.get(name) if same else None
 
 
 def _has(cell: Cell | None) -> bool:
@@ -212,6 +216,7 @@ def _curve(
     points: Sequence[Point],
     measure: Measure,
     choices: tuple[str, ...],
+    judge: str | None,
 ) -> Curve:
     steps: dict[float, float] = {}  # a final model that is the last checkpoint again is no step
     for point in points:
@@ -235,6 +240,7 @@ def _curve(
         noise=noise,
         unknown=unknown,
         choices=choices,
+        judge=judge,
     )
 
 
@@ -265,6 +271,7 @@ def as_data(found: Curve, url: Callable[[Model], str]) -> dict[str, Any]:
         "score": found.key,
         "tasks": list(found.tasks),
         "unit": found.unit,
+        "judge": found.judge,
         "chance": found.chance,
         "higher_is_better": found.higher_is_better,
         "axis": found.axis,

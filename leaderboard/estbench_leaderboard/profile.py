@@ -59,6 +59,7 @@ class OnBoard:
     unranked: str | None
     total: int  # models with a rank
     groups: tuple[Group, ...]
+    judge: str | None = None  # whether judges gave some of what its rank is made of: uncalibrated, calibrated
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ def _on(snapshot: Snapshot, name: str, fingerprint: str) -> OnBoard | None:
         Group(skill, None, tuple(line for line in rest if line.task.skill == skill))
         for skill in dict.fromkeys(line.task.skill for line in rest)
     ]
-    return OnBoard(name, row.model, row.ranked, row.unranked, skills.ranked, tuple(groups))
+    return OnBoard(name, row.model, row.ranked, row.unranked, skills.ranked, tuple(groups), row.judge)
 
 
 def of_run(request: Request, row: queries.RunRow) -> OfRun:

@@ -58,11 +58,21 @@ def manifest(whole: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def card(whole: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's card without the place that its data was read from."""
+    """A task's card without the places that its data was read from and where its judges answer."""
     data = dict(own) if isinstance(own := whole.get("data"), Mapping) else {}
     if "origin" in data:
         data["origin"] = PurePath(str(data["origin"])).name
-    return {**whole, "data": data}
+    judge = {"judge": _without_urls(whole["judge"])} if "judge" in whole else {}
+    return {**whole, "data": data, **judge}
+
+
+def _without_urls(record: Any) -> Any:
+    """What a card says of judges, whatever shape it has, without addresses; of a path its last part."""
+    if isinstance(record, Mapping):
+        return {key: _without_urls(value) for key, value in record.items() if key != "url"}
+    if isinstance(record, list):
+        return [_without_urls(value) for value in record]
+    return _without_places(record) if isinstance(record, str) else record
 
 
 def command(text: str) -> str:

@@ -59,6 +59,8 @@ def values(
     whole = {run: found for run, found in items.items() if len(found.docs)}
     if not whole:
         return None
+    if task.judges is not None:  # a few verdicts may be missing: models are compared where all of them have one
+        whole = _shared(whole)
     docs = max((found.docs for found in whole.values()), key=len)
     first = next(found for found in whole.values() if found.docs == docs)
     table = np.full((len(models), len(docs)), math.nan)
@@ -68,6 +70,13 @@ def values(
     if np.isnan(table).all():
         return None
     return table, None if first.clusters is None else list(first.clusters)
+
+
+def _shared(whole: dict[str, queries.Items]) -> dict[str, queries.Items]:
+    """The documents that all of them have, in the order of the data."""
+    docs = set.intersection(*(set(found.docs) for found in whole.values()))
+    places = {run: [at for at, doc in enumerate(found.docs) if doc in docs] for run, found in whole.items()}
+    return {run: found.take(places[run]) for run, found in whole.items()}
 
 
 def _scalars(task: Task, items: queries.Items) -> NDArray[np.float64] | None:

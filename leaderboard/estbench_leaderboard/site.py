@@ -28,6 +28,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 
+from estbench import judged
 from estbench.database.engine import Database
 from estbench.errors import StoreError
 from estbench_leaderboard.catalogue import Language, languages
@@ -177,6 +178,7 @@ class Site:
         )
         made.globals.update(asset=self.asset, site=self)
         made.filters["score"] = _score
+        made.filters["judge"] = judged.state  # of a score: uncalibrated, calibrated, or None
         return made
 
     def asset(self, name: str) -> str:

@@ -5,8 +5,9 @@
     board.ranking({"estcopa_chat": 1.0}).rows    # milliseconds, whatever is chosen
     snapshot.model("demo-3d4a16cb").cells["estcopa_chat"].score
 
-Of each task one version counts: the data, scorer and shots of the newest run that the board may rank. What was measured
-otherwise is shown with its reason and never ranked. Only runs of the operators and audited submissions are ranked.
+Of each task one version counts: the data, scorer and shots of the newest run that the board may rank; of one that is
+judged, the rubric, anchor and panel that judged most of its models. What was measured otherwise, or awaits a judge, is
+shown with its reason and never ranked. Only runs of the operators and audited submissions are ranked.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from typing import Any
 
 from sqlalchemy import select
 
+from estbench.compare import judged_by
 from estbench.database import queries, schema
 from estbench.database.engine import Database
-from estbench.report import at_chance
+from estbench.metrics.judgments import is_judged
+from estbench.report import at_chance, judge_of
 from estbench.runs import Score
 from estbench.stats.ranks import Prepared, Ranking
 from estbench_leaderboard import decided, ranked
@@ -33,6 +36,7 @@ FORMS = {"chat": "chat", "completion": "base"}  # of a task -> the board it is o
 BOARDS = ("chat", "base", "checkpoints")
 LONGEST = 200  # characters of a name
 FAILURES = 0.10  # share of answers without an answer in them, from which on that is flagged
+VERDICTS = 0.95  # share of the documents that need a verdict for a judged score to be ranked
 DEFAULTS = {"chat": "core", "base": "core_base", "checkpoints": "checkpoint"}  # suites that a board ranks by
 
 
@@ -54,6 +58,7 @@ class Task:
     licence: str | None
     publish_items: bool
     version: tuple[Any, ...]
+    judges: str | None  # by whom and what it is judged: `compare.judged_by`; None: by nobody
     docs: str | None  # the list of docs that a whole run has, and of what they ask
     asked: str | None
     card: Mapping[str, Any] = field(repr=False)
@@ -73,8 +78,9 @@ class Task:
 class Cell:
     """A model's primary score in a task, or why there is none that counts.
 
-    reason: not_run, failed, skipped, hidden, other_version, other_prompt, partial or scores_only; None: it is ranked.
-    flags: at_chance, parse_failures, contaminated, partial, errors.
+    reason: not_run, failed, skipped, hidden, awaiting_judge, other_version, other_prompt, other_judges, partial or
+    scores_only; None: it is ranked.
+    flags: at_chance, parse_failures, contaminated, partial, errors; uncalibrated or calibrated, if judges gave it.
     """
 
     run: str | None
@@ -284,7 +290,8 @@ def _board_of(
         for task, same in alike.items():
             row = next((row for row in same if (row.run_id, task) in scores), None)
             if row is not None:
-                tasks[task] = _task(name, row, scores[row.run_id, task], same)
+                judges = _judges(row, same, runs, scores)
+                tasks[task] = _task(name, row, scores[row.run_id, task], same, judges)
     made: dict[str, Model] = {}
     for fingerprint, own in by_model.items():
         model = _model(name, models[fingerprint], own, runs, scores, tasks, hidden)
@@ -300,7 +307,23 @@ def _board_of(
     return Board(name, tasks, made, tuple(wanted or counted), prepared)
 
 
-def _task(board: str, row: Any, score: Score, rows: list[Any]) -> Task:
+def _judges(
+    row: Any,
+    rows: list[Any],
+    runs: Mapping[str, queries.RunRow],
+    scores: Mapping[tuple[str, str], Score],
+) -> str | None:
+    """By whom and what this version of a task is judged: what most of its models were, of equals the newest."""
+    models: dict[str, set[str]] = defaultdict(set)
+    for other in rows:
+        score = scores.get((other.run_id, other.task))
+        key = judged_by(score) if score is not None and score.value is not None else None
+        if key is not None and _version(other) == _version(row):
+            models[key].add(runs[other.run_id].fingerprint)
+    return max(models, key=lambda key: len(models[key]), default=None)
+
+
+def _task(board: str, row: Any, score: Score, rows: list[Any], judges: str | None) -> Task:
     """The version of a task that this row belongs to; its docs are those of the row of it that has the most."""
     whole = max((other for other in rows if _version(other) == _version(row)), key=lambda other: other.n)
     card = row.card
@@ -319,6 +342,7 @@ def _task(board: str, row: Any, score: Score, rows: list[Any]) -> Task:
         licence=card.get("licence"),
         publish_items=bool(row.publish_items),
         version=_version(row),
+        judges=judges,
         docs=whole.docs,
         asked=whole.asked,
         card=card,
@@ -352,7 +376,6 @@ def _model(
     shown = {task: cells.get(task) or _skipped(listed, task, scores) for task in tasks}
     if withdrawn is not None:  # a tombstone: that it was here, and why it went
         listed, shown = (), dict.fromkeys(tasks, Cell(None, None, "hidden"))
-    submitter = None if "operator" in badges else hidden.submitter(counted[0].run_id)
     submitter = None if "operator" in badges else hidden.submitter(counted[0].run_id)
     return Model(
         slug=slug(row["name"], fingerprint),
@@ -394,12 +417,14 @@ def _cell(row: Any, score: Score | None, task: Task, contaminated: str | None) -
     flags = tuple(_flags(row, score, task, contaminated))
     reason = None
     if score.value is None:
-        reason = "failed"
+        reason = "awaiting_judge" if is_judged(score.metric) and not score.signature else "failed"
     elif _version(row) != task.version:
         reason = "other_version"
     elif row.docs is None:
         reason = "scores_only"
-    elif row.docs != task.docs or score.n < row.n or _in_part(row):
+    elif judged_by(score) != task.judges:
+        reason = "other_judges"
+    elif row.docs != task.docs or score.n < (VERDICTS if task.judges else 1) * row.n or _in_part(row):
         reason = "partial"
     elif None not in (row.asked, task.asked) and row.asked != task.asked:
         reason = "other_prompt"
@@ -422,6 +447,8 @@ def _flags(row: Any, score: Score, task: Task, contaminated: str | None) -> Iter
         yield "partial"
     if score.errors:
         yield "errors"
+    if judge := judge_of([score]):
+        yield judge
 
 
 @functools.cache

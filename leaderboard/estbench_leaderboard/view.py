@@ -18,7 +18,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from estbench.stats.ranks import Ranked
-from estbench_leaderboard.board import Column, Page, Row, Value
+from estbench_leaderboard.board import Column, Page, Row, Value, counted_judge
 from estbench_leaderboard.errors import BadRequest
 from estbench_leaderboard.query import Query
 from estbench_leaderboard.shown import line
@@ -29,6 +29,7 @@ from estbench_leaderboard.snapshot import BOARDS, Board, Model, Task
 # Flag -> the sign that stands in a cell; the legend explains them.
 NAMED = 4  # tasks that a sentence names
 SIGNS = {"at_chance": "≈", "parse_failures": "?", "contaminated": "!", "partial": "½", "errors": "×"}
+SIGNS |= {"uncalibrated": "*", "calibrated": "°"}
 COUNTED = ("acc", "exact_match", "em", "ifeval", "follow")  # metrics that are shares of right answers
 ASCENDING = ("rank", "name", "size", "tokens")  # their usual order
 
@@ -237,11 +238,14 @@ class View:
             notes.append(self.t("board.p_best", share=str(round(100 * ranked.p_best))))
         return "; ".join(notes)
 
-    def total(self, ranked: Ranked) -> Markup:
-        """The score over all tasks that count."""
+    def total(self, row: Row) -> Markup:
+        """The score over all tasks that count, of a row that has a rank."""
+        ranked = row.ranked
+        assert ranked is not None
         half = None if ranked.low is None or ranked.high is None else (ranked.high - ranked.low) / 2
         number = self.language.score(ranked.score, "corrected")
         sign = self._abbr("½", self.t("board.lacking", n=len(ranked.missing)), "f") if ranked.missing else ""
+        sign += self._abbr(SIGNS[row.judge], self.t(f"judge.counts.{row.judge}"), "f") if row.judge else ""
         bar = _bar(ranked.score, ranked.low, ranked.high, 0.0, 100)
         return Markup(f"<b>{number}</b>{sign}{self._half(half, 'corrected')}{bar}")
 
@@ -361,6 +365,8 @@ class View:
             what=self.t(f"board.what.{self.found.board.name}"),
             **({"interval": interval} if interval else {}),
         )
+        if judge := counted_judge(self.found.board.models[first.model], self.found.weights):
+            words += " " + self.t(f"judge.counts.{judge}")
         return f"{words} {self.scope}" if self.scope else words
 
     # ---- weights to choose

@@ -13,6 +13,7 @@ from estbench_leaderboard import board
 from estbench_leaderboard.catalogue import Language
 from estbench_leaderboard.charts import svg
 from estbench_leaderboard.charts.svg import ACCENT, INK, PAPER, QUIET, Scale, element, line, path, text
+from estbench_leaderboard.judging import named
 from estbench_leaderboard.shown import line as in_line
 
 WIDTH, HEIGHT = 900, 472
@@ -57,7 +58,7 @@ def draw(page: board.Page, language: Language) -> str:
         return ""
     x, y = _scales(found)
     front = [point for point in found if point.front]
-    parts = [*_axes(x, y, language), path(_steps(front, x, y), ACCENT, 1.5)]
+    parts = [*_axes(x, y, language, page.judge), path(_steps(front, x, y), ACCENT, 1.5)]
     parts += [_mark(point, x, y, language) for point in sorted(found, key=lambda point: point.front)]
     parts += _names(front, x, y)
     t = language.t
@@ -85,7 +86,7 @@ def _steps(front: list[Point], x: Scale, y: Scale) -> list[tuple[float, float]]:
     return [*steps, (RIGHT, steps[-1][1])]
 
 
-def _axes(x: Scale, y: Scale, language: Language) -> list[str]:
+def _axes(x: Scale, y: Scale, language: Language, judge: str | None) -> list[str]:
     parts = []
     for tick in svg.ticks(y.low, y.high):
         parts.append(line(LEFT, y(tick), RIGHT, y(tick)))
@@ -95,7 +96,7 @@ def _axes(x: Scale, y: Scale, language: Language) -> list[str]:
         parts.append(text(x(tick), BOTTOM + 20, language.parameters(round(tick))))
     parts.append(line(LEFT, BOTTOM, RIGHT, BOTTOM, QUIET))
     parts.append(text(RIGHT, BOTTOM + 40, language.t("board.plot.x"), anchor="end", fill=INK))
-    parts.append(text(LEFT - 30, 18, language.t("board.plot.y"), anchor="start", fill=INK))
+    parts.append(text(LEFT - 30, 18, named(language.t, language.t("board.plot.y"), judge), anchor="start", fill=INK))
     return parts
 
 

@@ -97,6 +97,7 @@ def _row(row: board.Row) -> dict[str, Any]:
             "score": ranked.score,
             "ci_low": ranked.low,
             "ci_high": ranked.high,
+            "judge": row.judge,
             "p_best": ranked.p_best,
             "missing": list(ranked.missing),
         },
@@ -105,6 +106,7 @@ def _row(row: board.Row) -> dict[str, Any]:
                 "value": value.value,
                 "ci_low": value.low,
                 "ci_high": value.high,
+                "judge": value.judge,
                 "reason": value.reason,
                 "flags": list(value.flags),
                 "runs": sorted({cell.run for cell in value.cells if cell.run}),
@@ -126,19 +128,21 @@ def _table(found: board.Page) -> tuple[list[str], list[list[Any]]]:
         "score",
         "score_low",
         "score_high",
+        "score_judge",
     ]
     for column in found.columns:
-        header += [column.key, f"{column.key}_low", f"{column.key}_high", f"{column.key}_note"]
+        header += [column.key, *(f"{column.key}_{part}" for part in ("low", "high", "judge", "note"))]
     rows = []
     for row in found.every:
         ranked = row.ranked
         places = (
-            [None] * 6
+            [None] * 7
             if ranked is None
-            else [ranked.rank_low, ranked.rank_high, ranked.klass, ranked.score, ranked.low, ranked.high]
+            else [ranked.rank_low, ranked.rank_high, ranked.klass, ranked.score, ranked.low, ranked.high, row.judge]
         )
         cells: list[Any] = []
         for value in row.cells.values():
-            cells += [value.value, value.low, value.high, " ".join((*filter(None, [value.reason]), *value.flags))]
+            note = " ".join((*filter(None, [value.reason]), *value.flags))
+            cells += [value.value, value.low, value.high, value.judge, note]
         rows.append([row.model.slug, row.model.name, row.model.badge, row.model.parameters, *places, *cells])
     return header, rows

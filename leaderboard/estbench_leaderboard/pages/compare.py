@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from estbench.compare import Problem
-from estbench_leaderboard import comparing, documents, flipped, profile
+from estbench_leaderboard import comparing, documents, flipped, judging, profile
 from estbench_leaderboard.catalogue import Language
 from estbench_leaderboard.charts import forest
 from estbench_leaderboard.comparing import LEAST, MOST, Line, Pair, Pooled
@@ -30,6 +30,7 @@ from estbench_leaderboard.snapshot import Model, Task
 HEADER = (
     *("first", "other", "kind", "name", "metric", "unit", "value_first", "value_other", "difference", "low", "high"),
     *("p", "p_adjusted", "detectable", "verdict", "n", "better", "worse", "only_first", "only_other", "method"),
+    "judge",
 )
 LONGEST = 1000  # characters of the models' names
 
@@ -274,15 +275,19 @@ Entry = tuple[str, Pooled | Line | None]
 def _table(request: Request, pair: Pair) -> list[Entry]:
     """Titles and what stands behind them, as figure and table have them: all tasks, then each skill with its tasks."""
     t = request.t
-    rows: list[Entry] = [] if pair.total is None else [(t("compare.total"), pair.total)]
+
+    def with_word(title: str, one: Pooled | Line | None) -> Entry:
+        return judging.named(t, title, one.judge if one is not None else None), one
+
+    rows: list[Entry] = [] if pair.total is None else [with_word(t("compare.total"), pair.total)]
     pooled = {one.name: one for one in pair.skills}
     before = ""
     for line in pair.lines:
         skill = tasks.skill_of(line.task) if line.task.estonian else tasks.OTHERS
         if skill != before:
             before, title = skill, t("compare.english" if skill == tasks.OTHERS else f"skill.{skill}.title")
-            rows.append((title, pooled.get(line.task.skill) if line.task.estonian else None))
-        rows.append((line_of(request.language.pick(line.task.title)), line))
+            rows.append(with_word(title, pooled.get(line.task.skill) if line.task.estonian else None))
+        rows.append(with_word(line_of(request.language.pick(line.task.title)), line))
     return rows
 
 
@@ -353,6 +358,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
 def _flips_data(flips: Flips) -> dict[str, Any]:
     return {
         "task": flips.line.task.name,
+        "judge": flips.line.judge,
         "runs": flips.line.runs,
         "side": flips.side,
         "counts": {"all": flips.counts[""], "first": flips.counts["a"], "other": flips.counts["b"]},
@@ -384,7 +390,7 @@ def _rows(pair: Pair) -> list[list[Any]]:
         head = [*ends, "task", line.task.name, one.metric, one.unit, one.value_a, one.value_b]
         found, row = one.difference, line.row
         sure = [row.p, row.p_adjusted if not line.problems else None, row.detectable, line.verdict]
-        counts = [found.n, found.better, found.worse, one.only_a, one.only_b, found.method]
+        counts = [found.n, found.better, found.worse, one.only_a, one.only_b, found.method, line.judge]
         rows.append([*head, found.value, *found.interval(), *sure, *counts])
     return rows
 
@@ -392,4 +398,5 @@ def _rows(pair: Pair) -> list[list[Any]]:
 def _numbers(one: Pooled) -> list[Any]:
     found = one.difference
     sure = [one.p, one.p_adjusted, one.detectable, one.verdict]
-    return [found.value, *found.interval(), *sure, found.n, found.better, found.worse, None, None, found.method]
+    counts = [found.n, found.better, found.worse, None, None, found.method]
+    return [found.value, *found.interval(), *sure, *counts, one.judge]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from estbench.stats.ranks import Ranked
-from estbench_leaderboard import curve, profile, public
+from estbench_leaderboard import curve, judging, profile, public
 from estbench_leaderboard.board import Value
 from estbench_leaderboard.catalogue import Language
 from estbench_leaderboard.charts import curve as chart
@@ -18,12 +18,12 @@ from estbench_leaderboard.errors import Gone, NotFound
 from estbench_leaderboard.profile import OnBoard, Profile
 from estbench_leaderboard.shown import as_text, fit, line
 from estbench_leaderboard.site import Content, Request
-from estbench_leaderboard.snapshot import Model
+from estbench_leaderboard.snapshot import Model, Task
 from estbench_leaderboard.snapshot import slug as name_in_urls
 
 HEADER = (
     *("board", "skill", "task", "metric", "unit", "value", "ci_low", "ci_high", "chance", "n", "n_planned"),
-    *("parse_failures", "errors", "weight", "reason", "flags", "run"),
+    *("parse_failures", "errors", "weight", "reason", "flags", "run", "judge"),
 )
 
 
@@ -38,11 +38,13 @@ def page(request: Request, slug: str) -> Content:
     if model.withdrawn is not None:
         raise Gone(model.name, model.withdrawn)
     found = profile.of(request, model)
-    key = request.parameters.get("task", "").strip()
+    t, key = request.t, request.parameters.get("task", "").strip()
     drawn = curve.of(request.snapshot, model, key, request.parameters.get("x", "").strip())
     address = request.url("model", slug=model.slug)
     sentence = quote(request, found)
+    judged = judging.beside(request, _judged(request, found))
     values = {
+        "judged": judged,
         "found": found,
         "model": model,
         "address": address,
@@ -52,7 +54,7 @@ def page(request: Request, slug: str) -> Content:
         "training": training(request, model),
         "curve": drawn,
         "figure": None if drawn is None else figure(request, drawn),
-        "curve_title": None if drawn is None else choice(request, drawn, drawn.key),
+        "curve_title": None if drawn is None else judging.named(t, choice(request, drawn, drawn.key), drawn.judge),
         "choices": [] if drawn is None else [(name, choice(request, drawn, name)) for name in drawn.choices],
         "amount": chart.amount,
         "badge_path": _badge(request, model),
@@ -65,13 +67,28 @@ def page(request: Request, slug: str) -> Content:
     return Content(
         template="model.html",
         values=values,
-        json=lambda: as_data(request, found, drawn),
+        json=lambda: as_data(request, found, drawn) | {"judged": judged},
         table=lambda: (HEADER, _rows(found)),
         title=model.name,
         description=sentence,
         canonical=f"?task={drawn.key}" if drawn is not None and key else "",
         parts={"slug": model.slug},
     )
+
+
+def _judged(request: Request, found: Profile) -> list[judging.Place]:
+    """The tasks that judges have scored."""
+    return [
+        judging.Place(cell.run, row.task.name, *_titled(request, row.task))
+        for on in found.boards
+        for group in on.groups
+        for row in group.tasks
+        if row.value.judge and (cell := row.value.cells[0]).run is not None
+    ]
+
+
+def _titled(request: Request, task: Task) -> tuple[str, str]:
+    return line(request.language.pick(task.title)), request.url("task", task=task.name)
 
 
 def _badge(request: Request, model: Model) -> str:
@@ -125,7 +142,7 @@ def quote(request: Request, found: Profile) -> str:
         return t("model.quote.unranked", name=found.model.name, board=t(f"model.on.{on.name}"), why=why, date=day)
     ranked = on.ranked
     key = "model.quote.ranked" if ranked.low is not None else "model.quote.unsure"
-    return t(
+    words = t(
         key,
         name=found.model.name,
         board=t(f"model.on.{on.name}"),
@@ -135,6 +152,7 @@ def quote(request: Request, found: Profile) -> str:
         interval=language.interval(ranked.low, ranked.high, "corrected"),
         date=day,
     )
+    return f"{words} {t(f'judge.counts.{on.judge}')}" if on.judge else words
 
 
 def facts(request: Request, model: Model) -> list[tuple[str, str]]:
@@ -212,7 +230,7 @@ def choice(request: Request, drawn: Curve, key: str) -> str:
 def figure(request: Request, drawn: Curve) -> str:
     """The curve as SVG, with its numbers in words."""
     t, language = request.t, request.language
-    name = choice(request, drawn, drawn.key)
+    name = judging.named(t, choice(request, drawn, drawn.key), drawn.judge)
     known = drawn.known
     words = [t("model.curve.few")]
     if known:
@@ -230,9 +248,10 @@ def figure(request: Request, drawn: Curve) -> str:
         ]
     if drawn.noise is not None:
         words.append(t("model.curve.noise", noise=language.score(drawn.noise.noise, drawn.unit)))
-    named = (t(f"model.curve.axis.{drawn.axis}"), t(f"model.curve.unit.{drawn.unit}"))
+    unit = judging.named(t, t(f"model.curve.unit.{drawn.unit}"), drawn.judge)
+    axes = (t(f"model.curve.axis.{drawn.axis}"), unit)
     title = t("model.curve.title", name=name)
-    return chart.draw(drawn, language, title=title, description=" ".join(words), named=named)
+    return chart.draw(drawn, language, title=title, description=" ".join(words), named=axes)
 
 
 def as_data(request: Request, found: Profile, drawn: Curve | None) -> dict[str, Any]:
@@ -284,6 +303,7 @@ def _board(on: OnBoard) -> dict[str, Any]:
     return {
         "board": on.name,
         "rank": on.ranked,
+        "judge": on.judge,
         "unranked": on.unranked,
         "models_ranked": on.total,
         "skills": [
@@ -309,6 +329,7 @@ def _value(value: Value) -> dict[str, Any]:
         "value": value.value,
         "ci_low": value.low,
         "ci_high": value.high,
+        "judge": value.judge,
         "reason": value.reason,
         "flags": value.flags,
     }
@@ -322,6 +343,6 @@ def _rows(found: Profile) -> list[list[Any]]:
                 task, cell, score = row.task, row.value.cells[0], row.value.cells[0].score
                 counts = [None] * 4 if score is None else [score.n, score.n_planned, score.parse_failures, score.errors]
                 own = [row.value.value, row.value.low, row.value.high, task.chance]
-                last = [row.column.weight, cell.reason, " ".join(cell.flags), cell.run]
+                last = [row.column.weight, cell.reason, " ".join(cell.flags), cell.run, row.value.judge]
                 rows.append([on.name, group.skill, task.name, task.metric, task.unit, *own, *counts, *last])
     return rows

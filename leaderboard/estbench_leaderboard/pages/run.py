@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from estbench import judged, report
 from estbench.database import queries
 from estbench.runs import Score
-from estbench_leaderboard import answers, profile, public
+from estbench_leaderboard import answers, judging, profile, public
 from estbench_leaderboard.answers import ORDERS, Documents
 from estbench_leaderboard.errors import BadRequest, Gone, NotFound, Withheld
 from estbench_leaderboard.pages.runs import of_run, page_number
 from estbench_leaderboard.profile import OfRun
-from estbench_leaderboard.shown import as_text
+from estbench_leaderboard.shown import as_text, line
 from estbench_leaderboard.site import Content, Request
 
-HEADER = tuple(field.name for field in dataclasses.fields(Score))
+HEADER = (*(field.name for field in dataclasses.fields(Score)), "judge")
 DOCUMENTS = ("position", "doc", "doc_id", "cluster", "value", "parse_failure", "error", "answer")
 
 
@@ -51,6 +52,9 @@ def page(request: Request, run: str) -> Content:
     shown = request.snapshot.hidden.shows_task
     scores = [own.score for own in queries.scores(request.site.database, runs=[run]) if shown(own.score.task)]
     documents = _documents(request, run, tasks, scores)
+    named = {name: request.language.pick((task.card or {}).get("title")) or name for name, task in tasks.items()}
+    places = [judging.Place(run, name, line(title), request.url("task", task=name)) for name, title in named.items()]
+    numbers = judging.beside(request, [place for place in places if "judge" in (tasks[place.task].card or {})])
     open_tasks = [name for name, task in tasks.items() if task.n and shows_items(request, task)]
     t = request.t
     return Content(
@@ -66,12 +70,13 @@ def page(request: Request, run: str) -> Content:
             "groups": [score for score in scores if "/" in score.metric],
             "skipped": {name: why for name, why in found.skipped.items() if shown(name)},
             "open_tasks": open_tasks,
+            "judged": numbers,
             "documents": documents,
             "orders": ORDERS,
             "sections": sections(request, found),
             "absolute": request.site.base_url + request.url("run", run=run),
         },
-        json=as_data(request, found, tasks, scores, documents),
+        json=as_data(request, found, tasks, scores, documents) | {"judged": numbers},
         table=_table(scores, documents),
         title=t("run.title", model=row.model, date=request.language.date(row.created)),
         description=t("run.description", model=row.model, n=len(tasks), date=request.language.date(row.created)),
@@ -148,13 +153,14 @@ def as_data(
             {"task": task.task, "n": task.n, "n_planned": task.n_planned, "documents_shown": shows_items(request, task)}
             for task in tasks.values()
         ],
-        "scores": scores,
+        "scores": [dict(zip(HEADER, _cells(score), strict=True)) for score in scores],
         "manifest": manifest,
         "documents": None
         if documents is None
         else {
             "task": documents.task,
             "metric": documents.metric,
+            "judge": report.judge_of(score for score in scores if score.task == documents.task and score.primary),
             "order": documents.order,
             "page": documents.page,
             "pages": documents.pages,
@@ -168,4 +174,8 @@ def _table(scores: Sequence[Score], documents: Documents | None) -> tuple[Sequen
     """Scores, or the documents that are shown."""
     if documents is not None:
         return DOCUMENTS, [[getattr(row, name) for name in DOCUMENTS] for row in documents.rows]
-    return HEADER, [[getattr(score, name) for name in HEADER] for score in scores]
+    return HEADER, [_cells(score) for score in scores]
+
+
+def _cells(score: Score) -> list[Any]:
+    return [*(getattr(score, name) for name in HEADER[:-1]), judged.state(score)]

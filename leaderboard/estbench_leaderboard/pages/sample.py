@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from estbench import report
 from estbench.database import queries
 from estbench.runs import Sample
-from estbench_leaderboard import answers
+from estbench_leaderboard import answers, judging
 from estbench_leaderboard.answers import Other
 from estbench_leaderboard.errors import BadRequest, NotFound, Withheld
 from estbench_leaderboard.pages.run import row_of, shows_items, tasks_of
@@ -18,12 +19,6 @@ from estbench_leaderboard.shown import LIMIT, MOST, Shown, as_text, line, readab
 from estbench_leaderboard.site import Content, Request
 
 KNOWN = ("index", "text", "tokens", "finish", "logprob", "greedy", "thinking", "thinking_tokens")  # of a response
-JUDGES = ("judge", "judges", "judgment", "judgments", "votes")
-VOTE = {
-    "judge": ("judge", "model", "name"),
-    "vote": ("vote", "verdict", "score", "label", "winner"),
-    "reason": ("reason", "reasons", "rationale", "explanation", "comment"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +33,6 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Vote:
-    """What a judge said."""
-
-    judge: str
-    vote: str
-    reason: str
-    rest: str
-
-
-@dataclass(frozen=True, slots=True)
 class Value:
     """A metric of this document."""
 
@@ -56,6 +41,7 @@ class Value:
     unit: str
     primary: bool
     stored: str  # what the corpus metric keeps of it; "" where that is the value
+    judge: str | None  # whether judges gave it: uncalibrated, calibrated
 
 
 def page(request: Request, run: str, doc: str, task: str) -> Content:
@@ -99,7 +85,7 @@ def page(request: Request, run: str, doc: str, task: str) -> Content:
             "ends": _ends(found.responses),
             "options": options(found),
             "values": scored,
-            "votes": [_seen(vote, limit) for vote in votes(found.responses)],
+            "votes": [judging.seen(vote, limit) for vote in judging.votes(found.responses)],
             "extra": [(name, shown(text, limit)) for name, text in extra(found.responses)],
             "others": [_other(other, scored) for other in others],
             "error": "" if found.sample.error is None else readable(found.sample.error),
@@ -145,35 +131,13 @@ def options(found: queries.StoredSample) -> list[Option]:
     ]
 
 
-def votes(responses: Sequence[Mapping[str, Any]]) -> list[Vote]:
-    """What judges said, in whatever shape a record has it."""
-    found: list[Vote] = []
-    for response in responses:
-        for key in JUDGES:
-            record = response.get(key)
-            many = record if isinstance(record, list) else [record] if record is not None else []
-            found += [_vote(one) for one in many]
-    return found
-
-
-def _vote(record: Any) -> Vote:
-    if not isinstance(record, Mapping):
-        return Vote("", as_text(record), "", "")
-    used: dict[str, str] = {}
-    for name, keys in VOTE.items():
-        used[name] = next((key for key in keys if record.get(key) is not None), "")
-    rest = {key: value for key, value in record.items() if key not in used.values()}
-    said = {name: as_text(record[key]) if key else "" for name, key in used.items()}
-    return Vote(**said, rest=as_text(rest) if rest else "")
-
-
 def extra(responses: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Whatever else a response holds."""
     return [
         (str(name), as_text(value))
         for response in responses
         for name, value in response.items()
-        if name not in (*KNOWN, *JUDGES) and value is not None
+        if name not in (*KNOWN, judging.VOTES) and value is not None
     ]
 
 
@@ -189,14 +153,9 @@ def _values(request: Request, run: str, task: str, sample: Sample) -> list[Value
         number = answers.single(metric, stored)
         kept = "" if isinstance(stored, int | float) else as_text(stored)
         unit = score.unit if score is not None else "number"
-        made.append(Value(metric, number, unit, score is not None and score.primary, readable(kept)))
+        primary, judge = score is not None and score.primary, report.judge_of([score])
+        made.append(Value(metric, number, unit, primary, readable(kept), judge))
     return made
-
-
-def _seen(vote: Vote, limit: int) -> dict[str, Any]:
-    """A vote for the page: a reason may hold anything."""
-    reason = shown(vote.reason, limit) if vote.reason else None
-    return {"judge": line(vote.judge), "vote": line(vote.vote), "reason": reason, "rest": readable(vote.rest)}
 
 
 def _other(other: Other, scored: Sequence[Value]) -> dict[str, Any]:
@@ -205,7 +164,8 @@ def _other(other: Other, scored: Sequence[Value]) -> dict[str, Any]:
     stored = other.sample.sample.values.get(first.metric) if first else None
     value = answers.single(first.metric, stored) if first and stored is not None else None
     unit = first.unit if first else ""
-    return {"name": other.model.name, "run": other.run, "text": _short(other), "value": value, "unit": unit}
+    shared = {"value": value, "unit": unit, "judge": first.judge if first else None}
+    return {"name": other.model.name, "run": other.run, "text": _short(other), **shared}
 
 
 def _short(other: Other) -> Shown:
@@ -238,21 +198,21 @@ def as_data(
         "cluster_mates": [mate for _, mate in place["mates"]],
         "prompt": readable(prompt),
         "prompt_hash": sample.prompt_hash,
-        "responses": readable(found.responses),
+        "responses": readable(judging.split(found.responses)),
         "answer": readable(sample.answer),
         "target": readable(sample.target),
         "parse_failure": sample.parse_failure,
         "error": readable(sample.error),
-        "scores": [{"metric": value.metric, "value": value.value, "unit": value.unit} for value in scored],
+        "scores": [{key: getattr(value, key) for key in ("metric", "value", "unit", "judge")} for value in scored],
         "values": readable(sample.values),
         "options": options(found),
-        "votes": readable([{name: getattr(vote, name) for name in Vote.__slots__} for vote in votes(found.responses)]),
+        "votes": readable(judging.votes(found.responses)),
         "others": [
             {
                 "model": other.model.slug,
                 "run": other.run,
                 "answer": readable(other.sample.sample.answer),
-                "responses": readable(other.sample.responses),
+                "responses": readable(judging.split(other.sample.responses)),
                 "values": readable(other.sample.sample.values),
             }
             for other in others
@@ -270,8 +230,7 @@ def _table(
     rows += [["option", option.number, option.logprob] for option in options(found)]
     rows += [["answer", "", readable(as_text(sample.answer))], ["target", "", readable(as_text(sample.target))]]
     rows += [["score", value.metric, value.value] for value in scored]
-    rows += [
-        ["vote", readable(vote.judge), readable(f"{vote.vote} {vote.reason}".strip())]
-        for vote in votes(found.responses)
-    ]
+    for vote in judging.votes(found.responses):
+        said = {key: value for key, value in vote.items() if key != "judge"}
+        rows.append(["vote", readable(as_text(vote.get("judge") or "")), readable(as_text(said))])
     return ("part", "name", "value"), rows

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from estbench import references
+from estbench import references, report
 from estbench.database.engine import Database
 from estbench.stats.ranks import Ranked
-from estbench_leaderboard import answers, documents
+from estbench_leaderboard import answers, documents, judging
 from estbench_leaderboard.charts import distribution
 from estbench_leaderboard.documents import Difficulty, Document
 from estbench_leaderboard.errors import NotFound
@@ -22,11 +22,12 @@ from estbench_leaderboard.snapshot import Board, Cell, Model, Task
 
 HEADER = (
     *("board", "model", "name", "badge", "rank_low", "rank_high", "class", "value", "ci_low", "ci_high", "n"),
-    *("parse_failures", "errors", "reason", "flags", "run"),
+    *("parse_failures", "errors", "reason", "flags", "run", "judge"),
 )
 HARD = 10  # documents
 SHOWN = 50  # models before one asks for the rest
 TENTHS = ("acc", "acc_norm", "em", "exact_match")  # metrics that count right documents
+ELSEWHERE = ("other_version", "other_prompt", "other_judges")  # measured, but not comparable
 PROMPT = 3000  # characters of the prompt and the answer
 
 
@@ -49,7 +50,7 @@ class OnBoard:
     ranked: tuple[Standing, ...]  # the best first
     others: tuple[Standing, ...]  # with a score, and no place
     unsure: bool
-    elsewhere: Mapping[str, int]  # other_version, other_prompt -> models
+    elsewhere: Mapping[str, int]  # of ELSEWHERE -> models
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def page(request: Request, task: str) -> Content:
     read = _read(database, main, hard, runs) if tasks.shows_items(request.snapshot, own) else None
     t, language = request.t, request.language
     title, about = language.pick(own.title), tasks.about(language, own)
+    numbers = _judged(request, found)
     values = {
         "title": line(title),
         "about": about,
@@ -87,6 +89,8 @@ def page(request: Request, task: str) -> Content:
         "metric": {"name": tasks.metric_name(language, own.metric), "meaning": _metric_meaning(request, own)},
         "allowed": runs,
         "figures": _figures(request, main, hard, title),
+        "judged": numbers[:SHOWN],
+        "judges": own.judges,
         "read": read,
         "texts": None if read is None else _texts(read),
         "hard": [] if read is None else _hard(read),
@@ -102,7 +106,7 @@ def page(request: Request, task: str) -> Content:
     return Content(
         template="task.html",
         values=values,
-        json=lambda: as_data(request, found, hard, read),
+        json=lambda: as_data(request, found, hard, read) | {"judged": numbers},
         table=lambda: (HEADER, [_cells(on, row) for on in found for row in (*on.ranked, *on.others)]),
         title=line(title),
         description=t("task.description", about=about, n=own.n_docs, metric=tasks.metric_name(language, own.metric)),
@@ -124,7 +128,7 @@ def _on(board: Board, task: Task) -> OnBoard:
     if placed:
         ranked.sort(key=lambda row: (placed[row.model.slug].klass, -placed[row.model.slug].score))
     others = tuple(row for row in rows if row.why is not None)
-    elsewhere = Counter(row.cell.reason for row in others if row.cell.reason in ("other_version", "other_prompt"))
+    elsewhere = Counter(row.cell.reason for row in others if row.cell.reason in ELSEWHERE)
     return OnBoard(board, task, tuple(ranked), others, bool(ranking and ranking.unsure), elsewhere)
 
 
@@ -140,6 +144,17 @@ def _unranked(model: Model, task: Task) -> str | None:
         return f"unranked.{model.badge}"
     reason = model.cells[task.name].reason
     return None if reason is None else f"reason.{reason}"
+
+
+def _judged(request: Request, found: Sequence[OnBoard]) -> list[judging.Number]:
+    """What stands beside the numbers that judges gave, model by model."""
+    rows = [row for on in found for row in (*on.ranked, *on.others) if judging.judge_of([row.cell])]
+    places = [
+        judging.Place(row.cell.run, found[0].task.name, line(row.model.name), request.url("run", run=row.cell.run))
+        for row in rows
+        if row.cell.run is not None
+    ]
+    return judging.beside(request, places, primary=True)
 
 
 def _allowed(request: Request, found: Sequence[OnBoard]) -> set[str]:
@@ -182,6 +197,8 @@ def meaning(request: Request, on: OnBoard) -> list[str]:
         words.append(t("task.meaning.tenth", name=line(on.ranked[0].model.name), right=right, guess=guess))
     words.append(t("task.meaning.n", n=task.n_docs))
     scores = [row.cell.score for row in on.ranked if row.cell.score is not None]
+    if judge := report.judge_of(scores):
+        words.append(t(f"flag.{judge}.meaning"))
     halves = [(s.ci_high - s.ci_low) / 2 for s in scores if s.ci_low is not None and s.ci_high is not None]
     if halves:
         half = language.score(statistics.median(halves), task.unit)
@@ -198,6 +215,7 @@ def _figures(request: Request, on: OnBoard, hard: Difficulty | None, title: str)
     """Figures with their captions."""
     t, language, task = request.t, request.language, on.task
     rows = (*on.ranked, *on.others)
+    title = judging.named(t, line(title), judging.judge_of(row.cell for row in rows))
     dots = [distribution.Dot(value, row.why is None) for row in rows if (value := _value(row)) is not None]
     found = []
     if len(dots) > 1:
@@ -207,14 +225,14 @@ def _figures(request: Request, on: OnBoard, hard: Difficulty | None, title: str)
         words = t("task.spread.models", n=len(dots), low=low, middle=middle, high=high)
         if task.chance is not None:
             words += " " + t("task.spread.guessing", chance=language.score(task.chance, task.unit))
-        name = t("task.spread.title", title=line(title))
+        name = t("task.spread.title", title=title)
         drawn = distribution.models(dots, language, unit=task.unit, chance=task.chance, title=name, description=words)
         found.append((drawn, t("task.spread.caption") + " " + words))
     if hard is not None and hard.solved and hard.models > 1:
         known = [float(mean) for mean in hard.means if mean == mean]
         counts = {"all": sum(mean == 1 for mean in known), "none": sum(mean == 0 for mean in known)}
         words = t("task.spread.solved", n=len(known), models=hard.models, **counts)
-        name = t("task.spread.solved_title", title=line(title))
+        name = t("task.spread.solved_title", title=title)
         drawn = distribution.documents(known, language, title=name, description=words)
         found.append((drawn, t("task.spread.solved_caption") + " " + words))
     return found
@@ -333,6 +351,7 @@ def as_data(request: Request, found: Sequence[OnBoard], hard: Difficulty | None,
         "data": fit({key: (task.card.get("data") or {}).get(key) for key in ("path", "config", "commit", "hash")}),
         "scorer": fit(task.card.get("scorer")),
         "version": own["version"],
+        "judged_by": fit(task.judges),
         "citation": own["citation"],
         "documents_shown": tasks.shows_items(request.snapshot, task),
         "known": _known(request, task),
@@ -378,4 +397,5 @@ def _cells(on: OnBoard, row: Standing) -> list[Any]:
     ranks = [place.rank_low, place.rank_high, place.klass] if place else [None] * 3
     numbers = [score.value, score.ci_low, score.ci_high, score.n, score.parse_failures, score.errors]
     why = None if row.why is None else row.why.partition(".")[2]
-    return [on.board.name, model.slug, model.name, model.badge, *ranks, *numbers, why, " ".join(cell.flags), cell.run]
+    head = [on.board.name, model.slug, model.name, model.badge]
+    return [*head, *ranks, *numbers, why, " ".join(cell.flags), cell.run, judging.judge_of([cell])]

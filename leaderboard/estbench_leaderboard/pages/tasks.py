@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from estbench import report
 from estbench.references import VARIANTS
 from estbench_leaderboard import public
 from estbench_leaderboard.catalogue import Language
@@ -18,7 +19,7 @@ from estbench_leaderboard.snapshot import Board, Model, Snapshot, Task
 
 HEADER = (
     *("task", "board", "skill", "language", "title", "metric", "unit", "higher_is_better", "chance", "documents"),
-    *("shots", "licence", "documents_shown", "models", "best", "best_low", "best_high", "best_model"),
+    *("shots", "licence", "documents_shown", "models", "best", "best_low", "best_high", "best_model", "judge"),
 )
 OTHERS = "english"  # the group of tasks in other languages than Estonian
 
@@ -141,4 +142,4 @@ def _cells(request: Request, row: Row) -> list[Any]:
         row.measured,
     ]
     best = [score.value, score.ci_low, score.ci_high] if score else [None] * 3
-    return [*head, *middle, *best, row.best.slug if row.best else None]
+    return [*head, *middle, *best, row.best.slug if row.best else None, report.judge_of([score])]

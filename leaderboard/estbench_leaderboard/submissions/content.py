@@ -5,6 +5,8 @@
     check_manifest(value), check_scores(value), check_row(value)     # Refused, in one line
 
 No prompt and no gold travels: the board has its own tasks, data and golds, and finds a document by the hash of its row.
+No judgment does either: a board can't make those again, and compares only what its own judges said. Scores that the
+sender's judges gave are claims, of which the form alone is checked.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from estbench import judged
 from estbench.cards import TrainingCard
 from estbench.errors import ConfigError, ModelError, StoreError
 from estbench.exports import without_places
+from estbench.metrics.judgments import is_judged
 from estbench.runs import Run, Score
 from estbench.scoring import BOUNDS
 from estbench_leaderboard.submissions.errors import Refused
@@ -55,6 +59,7 @@ ROW = {"doc", "asked", "prompt", "keys", "responses"}
 SCORED = {"logprob": float, "greedy": bool}
 GENERATED = {"text": str, "tokens": int, "finish": str}
 THOUGHT = {"thinking": str, "thinking_tokens": int}
+BIAS = "/first_position_bias"  # how the one metric of judges ends that may be below 0
 COMET = "comet:"  # in front of a claimed COMET score's metric: which the board does not compute
 
 
@@ -309,9 +314,22 @@ def _score(row: Any, tasks: Any) -> Score:
     for key in ("task", "metric", "method", "signature", "reason"):
         if found[key] is not None or key in ("task", "metric", "method"):
             _text(found[key], f"scores.json: {key}", printable=True, empty=True)
+    _check_judged(found)
     if found["task"] not in tasks:
         raise Refused(400, f"scores.json has scores of {found['task'][:80]!r}, which the manifest lacks.")
     return Score(**found)
+
+
+def _check_judged(found: dict[str, Any]) -> None:
+    """A score of judges has a metric of theirs, says who judged by what, and is a share (a bias, a difference)."""
+    state = judged.state(found)
+    if state is None and not (is_judged(found["metric"]) and found["value"] is not None):
+        return
+    low = -1 if found["metric"].endswith(BIAS) else 0
+    numbers = [found[key] for key in ("value", "ci_low", "ci_high") if found[key] is not None]
+    fits = state is not None and is_judged(found["metric"]) and found["unit"] == "proportion"
+    if not fits or found["n"] > found["n_planned"] or not all(low <= number <= 1 for number in numbers):
+        raise Refused(400, "scores.json has a score of judges that is none.")
 
 
 def check_row(value: Any, where: str) -> dict[str, Any]:

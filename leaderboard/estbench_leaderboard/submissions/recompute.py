@@ -4,6 +4,7 @@
 
 Refused: the answers are not to what this server asks, or the claimed scores are not what the answers give.
 Lacking: this server can't tell, since it has no such task, data or gold; the task stays as it was claimed.
+A task that is judged awaits a judge of this board (`estbench judge` on the rebuilt run); the rest of it is computed.
 
 A document is found by the hash of its row. What was asked of it is hashed before any model's template and tokenizer, so
 that it can be checked without either. Response keys are taken as they were sent: they decide nothing here.
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from estbench import data, identity
+from estbench import data, identity, judged
 from estbench.engines.base import Response, from_record
 from estbench.errors import EstbenchError, TaskError
+from estbench.metrics.judgments import is_judged
 from estbench.registry import Registry, Task
 from estbench.runs import PlannedDoc, Sample, Score
 from estbench.scoring import PARSE_FAILURE, score_task
@@ -120,7 +122,7 @@ def recompute(bundle: Bundle, task: str, sources: Sources) -> Recomputed:
         aggregations=plan.lm.task.aggregation(),
     )
     primary = next(score for score in scores if score.primary)
-    if primary.value is None:
+    if primary.value is None and not is_judged(primary.metric):
         raise Lacking(primary.reason or "its primary score can't be computed here")
     claimed = [score for score in bundle.scores if score.task == task]
     uncomputed = check_claims(task, claimed, scores)
@@ -209,14 +211,15 @@ def _check_answers(task: str, doc: Doc, rendered: Rendered, row: dict[str, Any])
     answers = row["responses"]
     generated = ["text" in answer for answer in answers]
     expected = rendered.decoding is not None
-    if any(one is not expected for one in generated) or not (rendered.rolling or len(answers) == len(doc.requests)):
+    turns = len(doc.requests) + (doc.follow_up is not None)  # the second turn's request follows from the first answer
+    if any(one is not expected for one in generated) or not (rendered.rolling or len(answers) == turns):
         raise Refused(400, f"{task}: the answers to document {doc.hash} do not fit its questions.")
     if rendered.decoding is not None:
-        most = LONGEST * (rendered.decoding.max_new_tokens + 10)
-        if len(answers[0]["text"]) > most or answers[0]["tokens"] > max(
-            rendered.decoding.max_new_tokens, answers[0].get("thinking_tokens", 0) + rendered.decoding.max_new_tokens
-        ):
-            raise Refused(400, f"{task}: the answer to document {doc.hash} is longer than the task allows.")
+        most = rendered.decoding.max_new_tokens
+        for one in answers:
+            tokens = max(most, one.get("thinking_tokens", 0) + most)
+            if len(one["text"]) > LONGEST * (most + 10) or one["tokens"] > tokens:
+                raise Refused(400, f"{task}: the answer to document {doc.hash} is longer than the task allows.")
 
 
 def _samples(plan: TaskPlan, rows: dict[str, dict[str, Any]], scorer: str) -> tuple[list[PlannedDoc], list[Sample]]:
@@ -272,7 +275,7 @@ def check_claims(task: str, claimed: Sequence[Score], ours: Sequence[Score]) -> 
     known = {score.metric: score for score in ours}
     uncomputed = []
     for score in claimed:
-        if score.value is None or score.metric.startswith(COMET):
+        if score.value is None or score.metric.startswith(COMET) or judged.state(score) is not None:
             continue
         own = known.get(score.metric)
         if own is None:

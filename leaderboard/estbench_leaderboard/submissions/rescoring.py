@@ -17,7 +17,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,9 +25,10 @@ from typing import Any
 
 from sqlalchemy import Connection, func, or_, select, update
 
-from estbench import manifests
+from estbench import judged, manifests
 from estbench.database import Database, index_run, schema
 from estbench.errors import EstbenchError, StoreError
+from estbench.runs import Score
 from estbench_leaderboard.submissions import moderation
 from estbench_leaderboard.submissions.bundle import Bundle, open_bundle
 from estbench_leaderboard.submissions.content import COMET
@@ -41,6 +42,7 @@ LEASE = 120.0  # seconds that a worker is believed to live without a sign
 LONGEST = 3600.0  # seconds after which a worker no longer renews its lease
 LATER = timedelta(hours=6)  # until a submission is tried again for which the server lacks everything
 TRIES = 3
+JUDGES = "claimed, judged by the sender's judges"
 NEUTRAL = "it could not be rescored: every try ended early"
 OF = schema.submissions.c
 Say = Callable[[str], None]
@@ -154,11 +156,7 @@ def _outcome(database: Database, folder: Path, sources: Sources, submission: Sub
         return _rejected("its bundle is missing on the server: send it again", report)
     report["tasks"] = {task: {"state": "rescored", "uncomputed": found.uncomputed} for task, found in tasks.items()}
     report["tasks"] |= {task: {"state": "claimed", "reason": reason} for task, reason in lacking.items()}
-    report["as_submitted"] = [
-        {"task": score.task, "metric": score.metric.removeprefix(COMET), "value": score.value}
-        for score in bundle.scores
-        if score.metric.startswith(COMET) or score.task in lacking
-    ]
+    report["as_submitted"] = [_claimed(score) for score in bundle.scores if _stays_claimed(score, lacking)]
     if not tasks:
         reason = "; ".join(f"{task}: {why}" for task, why in lacking.items())
         return {"reason": f"Nothing of it can be computed here. {reason}"[:2000], "report": report | {"tries": 0}}
@@ -171,8 +169,21 @@ def _outcome(database: Database, folder: Path, sources: Sources, submission: Sub
         moderation.unindex(database, submission.id, submission.run, folder)
         return _rejected(str(error), report)
     index_run(database, run)
-    report["identical"] = run.manifest["identity"]["result"] == bundle.manifest["identity"].get("result")
+    if not any(judged.state(score) for score in bundle.scores):  # whose judgments are part of the result's identity
+        report["identical"] = run.manifest["identity"]["result"] == bundle.manifest["identity"].get("result")
     return {"state": "rescored", "badge": "rescored", "reason": None, "report": report}
+
+
+def _stays_claimed(score: Score, lacking: Collection[str]) -> bool:
+    """Whether a score is the sender's word: COMET's, a task that the server lacks, what the sender's judges said."""
+    return score.metric.startswith(COMET) or score.task in lacking or judged.state(score) is not None
+
+
+def _claimed(score: Score) -> dict[str, Any]:
+    """A score that stays the sender's word; of one that judges gave, that they were the sender's."""
+    row = {"task": score.task, "metric": score.metric.removeprefix(COMET), "value": score.value}
+    state = judged.state(score)
+    return row if state is None else row | {"judge": state, "by": JUDGES, "signature": score.signature}
 
 
 def _rejected(reason: str, report: dict[str, Any]) -> dict[str, Any]:
