@@ -119,6 +119,7 @@ def test_a_judge_that_likes_length_is_caught_by_padding(attack: Attack, worth: C
     assert rows["order_et"]["wins"] == 0
 
 
+@pytest.mark.slow
 def test_a_judge_that_always_says_a_wins_nothing_for_attacks_and_fails_are_no_wins(
     attack: Attack, worth: Callable[[str], float]
 ) -> None:

@@ -184,6 +184,7 @@ def test_two_raters_of_one_document_are_one_label(run: Run, tmp_path: Path, caps
     assert (report["labels"], report["lacking"]) == (120, LEAST - 120)
 
 
+@pytest.mark.slow
 def test_fewer_labels_take_the_calibration_back_and_the_same_again_changes_nothing(
     run: Run, tmp_path: Path, capsys: Said
 ) -> None:
@@ -233,6 +234,7 @@ def test_language_is_corrected_by_votes_on_language(run: Run, tmp_path: Path, ca
     assert (scores(run)["win_rate/corrected"].value or 0) > 0.95  # negative control: content's votes
 
 
+@pytest.mark.slow
 def test_votes_that_could_not_tell_are_no_labels(run: Run, tmp_path: Path, capsys: Said) -> None:
     rows = votes(run, LEAST + 10, content=lambda value: None, language=lambda value: None)
     assert "No vote" in calibrate(run, written(tmp_path / "votes.jsonl", rows), capsys, code=2)
@@ -241,6 +243,7 @@ def test_votes_that_could_not_tell_are_no_labels(run: Run, tmp_path: Path, capsy
     assert "No vote" in calibrate(run, file, capsys, "rubric=language_quality", task=LANGUAGE, code=2)
 
 
+@pytest.mark.slow
 def test_one_rater_is_enough_for_a_correction_and_has_no_ceiling(run: Run, tmp_path: Path, capsys: Said) -> None:
     calibrate(run, written(tmp_path / "votes.jsonl", votes(run, LEAST, raters=RATERS[:1])), capsys)
     report = next(one["calibration"] for one in card(run)["layers"] if "calibration" in one)

@@ -151,6 +151,7 @@ def test_runs_of_another_panel_are_refused(world: dict[str, Run]) -> None:
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_json(world: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
     runs = ",".join(str(world[name].path) for name in LEVELS)
     assert main(["judge", "table", f"run={runs}", f"task={TASK}", "output=json"]) == 0

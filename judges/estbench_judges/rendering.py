@@ -23,7 +23,7 @@ from estbench_judges.rubrics import LABELS, Rubric, frame
 
 VERDICTS = {"A_much": 1.0, "A": 0.75, "tie": 0.5, "B": 0.25, "B_much": 0.0}  # of the answer that stands first
 EQUIVALENCE = {"same": 1.0, "different": 0.0, "none": 0.0}
-REASON = 400  # characters of a reason, at most
+REASON = 300  # characters of a reason, at most
 TOKENS = {True: 640, False: 96}  # of an answer with and without a reason
 OF_A_CRITERION = 8  # tokens
 

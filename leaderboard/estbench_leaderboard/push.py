@@ -101,6 +101,7 @@ def preview(run: Run) -> dict[str, Any]:
         "documents": sum(card["n_planned"] for card in cards.values()),
         "answers_shown": [task for task, card in cards.items() if card.get("publish_items")],
         "scores_only": [task for task, card in cards.items() if not card.get("publish_items")],
+        "judged": [task for task, card in run.manifest["tasks"].items() if "judge" in card],
         "partial": manifest["partial"],
         "cards": [name for name in ("card", "training") if manifest["model"].get(name)],
     }
@@ -124,7 +125,10 @@ def preview_text(view: dict[str, Any]) -> str:
         "  the name that your token stands for, and how often you have sent something",
         "Is sent, and only its scores are shown:" if view["scores_only"] else "",
         f"  the answers in {', '.join(view['scores_only'])}" if view["scores_only"] else "",
-        "Is not sent: prompts, golds, weights, places on this machine.",
+        f"Stand as your claim, since only the board's own judges count there: {', '.join(view['judged'])}"
+        if view["judged"]
+        else "",
+        "Is not sent: prompts, golds, judgments, weights, places on this machine.",
         "",
     ]
     return "\n".join(line for line, after in zip(lines, [*lines[1:], ""], strict=True) if line or after)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from estbench import answering, engines, identity, parity
+from estbench import answering, engines, identity, parity, turns
 from estbench.config import EvalSettings
 from estbench.database import Database, schema
 from estbench.engines.base import Generated, Response, Scored
@@ -104,7 +104,7 @@ def audit(
         asked = sum(len(one.docs) for one in drawn)
         if asked < LEAST:
             raise ConfigError(f"{asked} documents are too few to tell anything: {LEAST} have to be asked, raise docs=.")
-        responses = _ask(drawn, engine, say, progress)
+        responses = _ask(drawn, engine, tokens, say, progress)
     finally:
         engine.close()
     found = compare(drawn, responses, demands)
@@ -183,10 +183,12 @@ def _drawn(
 
 
 def _ask(
-    drawn: Sequence[Drawn], engine: Engine, say: answering.Say, progress: answering.Progress
+    drawn: Sequence[Drawn], engine: Engine, tokens: Any, say: answering.Say, progress: answering.Progress
 ) -> dict[str, Response]:
+    plans = [one.plan for one in drawn]
+    second = turns.then(plans, tokens, None, engine.max_length, parity.NAME)
     with tempfile.TemporaryDirectory() as folder, ResponseStore(parity.NAME, Path(folder)) as store:
-        answers = answering.answer([one.plan for one in drawn], engine, store, say=say, progress=progress)
+        answers = answering.answer(plans, engine, store, say=say, progress=progress, then=second)
     if answers.failures:
         raise EngineError(f"{len(answers.failures):,} requests had no answer: nothing was audited. Try again.")
     return answers.responses
