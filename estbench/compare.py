@@ -20,6 +20,7 @@ import numpy as np
 from estbench import judged, stats
 from estbench.errors import ConfigError, did_you_mean
 from estbench.evidence import Evidence, Items
+from estbench.metrics.judgments import is_judged
 from estbench.runs import Score
 from estbench.scoring import BOUNDS, metric_of
 from estbench.stats import Difference
@@ -198,6 +199,9 @@ def compare(a: Evidence, b: Evidence, tasks: Sequence[str] | None = None, metric
         if a.tasks[task].get("primary") != b.tasks[task].get("primary") and metric is None:
             left_out[task] = "the two runs have other primary metrics"
             continue
+        if waiting := [run.name for run in (a, b) if awaits(run, task, metric)]:
+            left_out[task] = f"awaiting judge: {' and '.join(waiting)}"
+            continue
         found.append(compare_task(a, b, task, metric))
     p_values = [row.difference.p_value() for row in found]
     adjusted = stats.benjamini_hochberg(p_values)
@@ -206,6 +210,12 @@ def compare(a: Evidence, b: Evidence, tasks: Sequence[str] | None = None, metric
         for row, p, better in zip(found, p_values, adjusted, strict=True)
     ]
     return Comparison(a, b, rows, problems(a, b, [row.task for row in found], metric=metric), left_out)
+
+
+def awaits(run: Evidence, task: str, metric: str | None = None) -> bool:
+    """Whether what a task is compared by comes from judges, and none has judged this run yet."""
+    name = metric or str(run.tasks[task].get("primary"))
+    return is_judged(name) and name not in run.items(task).values
 
 
 def labels(a: Evidence, b: Evidence) -> tuple[str, str]:

@@ -61,10 +61,17 @@ def documents(seed: int = 0) -> dict[str, list[FakeDoc]]:
     texts[2].responses = [{"text": f"pool {HALF} paari", "tokens": 3, "finish": "length"}]
     texts[2].answer = f"pool {HALF} paari"
     texts[3].prompt = "pikk " * 2000 + "LÕPP"
+    said = {"judge": "kohtunik-1", "rubric": "helpfulness", "mode": "pairwise"}
     texts[4].responses[0] |= {
-        "votes": [{"judge": "kohtunik-1", "verdict": "A", "reason": HOSTILE, "seed": 4}, "ei tea"]
+        "votes": [
+            said | {"first": "model", "vote": "A", "score": 1.0, "reason": HOSTILE},
+            said | {"first": "anchor", "missing": "invalid JSON"},
+            said | {"first": 3, "vote": ["A"], "score": "x", "reason": {"hea": "keel"}},
+            {"rubric": "helpfulness", "mode": "pairwise", "without_call": "loops"},
+            "ei tea",
+        ],
+        "moon": {"phase": 1},
     }
-    texts[4].responses[0] |= {"judge": {"score": 4, "rationale": ["hea", "keel"]}, "moon": {"phase": 1}}
     hidden = {name: _secret(seed) for name in ("salajane", "trivia_et")}
     return {"valik": choice_docs(60, seed=seed, clusters=20), "tekst": texts, **hidden}
 

@@ -23,6 +23,7 @@ from board_values import Values, Words, answer_lines, values_of
 from numpy.typing import NDArray
 
 from estbench.database import packing, schema
+from estbench.metrics.judgments import is_judged
 from estbench.registry import Registry, Task
 
 START = datetime(2026, 6, 1, 8, tzinfo=UTC)
@@ -346,7 +347,15 @@ def _score_row(
             "higher_is_better": task.card.primary != "bits_per_byte",
             "primary": True,
             "method": maker.outside("method", "Wilson"),
-            "signature": maker.outside("signature", "nrefs:1|case:mixed"),
+            "signature": _signature(maker, task.card),
             "reason": reason,
         }
     )
+
+
+def _signature(maker: Maker, card: Task) -> str:
+    """What fixes the metric; of a task that is judged, who judged it by what."""
+    if not is_judged(card.primary):
+        return maker.outside("signature", "nrefs:1|case:mixed")
+    rubric = (card.metadata.get("judge") or {}).get("rubric")
+    return f"judge:{card.primary}|{rubric}@1-ab005789|anchor:set|gemma+qwen3|et|uncalibrated"

@@ -132,6 +132,7 @@ def _bits(of: Values, share: Array, dice: np.random.Generator) -> tuple[Array, s
 KINDS: dict[str, Callable[[Values, Array, np.random.Generator], tuple[Array, str]]] = {
     "f1": _mean,
     "squad_f1": _mean,
+    "win_rate": _mean,
     "chrf++": _chrf,
     "f0.5": _edits,
     "entity_f1": _entities,

@@ -11,11 +11,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from estbench_judges import bradley_terry
 from estbench_leaderboard import board as boards
-from estbench_leaderboard import judging
+from estbench_leaderboard import judging, snapshot
 from estbench_leaderboard.app import create
 from estbench_leaderboard.downloads import make
 from estbench_leaderboard.query import Query
@@ -51,7 +53,10 @@ class World:
     folder: Path
 
     def slug(self, name: str) -> str:
-        return next(m.slug for m in take(self.database).boards["chat"].models.values() if m.name == name)
+        models = take(self.database).boards["chat"].models.values()
+        return next(
+            model.slug for model in models if model.fingerprint == self.runs[name].manifest["model"]["fingerprint"]
+        )
 
 
 def made(folder: Path, name: str, level: float) -> Run:
@@ -88,16 +93,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("judged-board")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ESTBENCH_HOME", str(folder / "home"))
+        names = {"hea": "qwen3-hea"}  # a relative of a judge
+        patch.setattr(bradley_terry.fit, "__kwdefaults__", {**(bradley_terry.fit.__kwdefaults__ or {}), "rounds": 50})
+        patch.setattr(snapshot, "_suite", lambda name: (OWN, LANGUAGE))  # what the board ranks by
         levels = {"hea": 0.7, "halb": 0.3, "inimestega": 0.6, "teisiti": 0.65, "ootab": 0.6}
-        runs = {name: made(folder, name, level) for name, level in levels.items()}
-        shutil.copytree(runs["hea"].path, folder / "plain")
+        runs = {name: made(folder, names.get(name, name), level) for name, level in levels.items()}
         with (
             JudgeServer(quality_of) as a,
-            JudgeServer(quality_of, Persona(first=0.9), name="hea-7b") as b,
+            JudgeServer(quality_of, Persona(first=0.9), name="qwen3-7b") as b,
             JudgeServer(quality_of, name="kolmas") as c,
         ):
             same = ",".join(str(runs[name].path) for name in ("hea", "halb", "inimestega"))
-            assert main(["judge", f"run={same}", f"judges=judge@{a.url},hea-7b@{b.url}", "output=json"]) == 0
+            assert main(["judge", f"run={same}", f"judges=judge@{a.url},qwen3-7b@{b.url}", "output=json"]) == 0
             assert main(["judge", f"run={runs['teisiti'].path}", f"judge=kolmas@{c.url}", "output=json"]) == 0
         spoil(runs["hea"], first(runs["hea"]))
         index(Run(runs["hea"].path), None)
@@ -110,7 +117,7 @@ def first(run: Run) -> int:
     """A document of the published task that judges were asked about."""
     path = run.path / "judgments" / f"{OPEN}.helpfulness.pairwise.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return next(row["doc_id"] for row in map(json.loads, lines) if len(row["votes"]) > 3)
+        return next(int(row["doc_id"]) for row in map(json.loads, lines) if len(row["votes"]) > 3)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +138,7 @@ def test_every_page_that_shows_a_judged_number_says_that_it_is_uncalibrated(worl
     run, slug, other = world.runs["hea"].id, world.slug("hea"), world.slug("halb")
     for words, start in BOTH.items():
         model, task, of_run = ("/mudel", "/ulesanne", "/mootmine") if not start else ("/model", "/task", "/run")
-        sample, versus = ("/vastus", "/vordle") if not start else ("/sample", "/compare")
+        sample, versus = ("/vastus", "/vordlus") if not start else ("/sample", "/compare")
         tasks = "/ulesanded" if not start else "/tasks"
         pages = [
             f"{start}/?board=chat&view=tasks&tasks={OWN}",
@@ -161,13 +168,13 @@ def test_all_data_has_a_field_for_it(world: World, web: TestClient) -> None:
     rows = web.get(f"/index.json?board=chat&tasks={OWN}&all=yes").json()["rows"]
     found = {row["name"]: row["scores"][OWN]["judge"] for row in rows}
     assert found == {
-        "hea": "uncalibrated",
+        "qwen3-hea": "uncalibrated",
         "halb": "uncalibrated",
         "inimestega": "calibrated",
         "teisiti": "uncalibrated",
         "ootab": None,
     }
-    assert {row["name"]: row["rank"] and row["rank"]["judge"] for row in rows}["hea"] == "uncalibrated"
+    assert {row["name"]: row["rank"] and row["rank"]["judge"] for row in rows}["qwen3-hea"] == "uncalibrated"
     model = web.get(f"/mudel/{slug}.json").json()
     tasks = {task["task"]: task for skill in model["boards"][0]["skills"] for task in skill["tasks"]}
     assert tasks[OWN]["judge"] == "uncalibrated" and model["boards"][0]["judge"] == "uncalibrated"
@@ -176,12 +183,17 @@ def test_all_data_has_a_field_for_it(world: World, web: TestClient) -> None:
     assert scores["in_language"] is None
     sample = web.get(f"/vastus/{run}/{doc_of(world)}/{OPEN}.json").json()["scores"]
     assert {row["metric"]: row["judge"] for row in sample} == {"win_rate": "uncalibrated", "in_language": None}
-    pair = web.get(f"/vordle.json?m={slug},{world.slug('halb')}").json()["pairs"][0]["results"]
+    pair = web.get(f"/vordlus.json?m={slug},{world.slug('halb')}").json()["pairs"][0]["results"]
     assert {row["judge"] for row in pair} == {"uncalibrated"}
 
 
-@pytest.mark.parametrize("page", ["/index.csv?board=chat&view=tasks&all=yes", "/mudel/{slug}.csv", "/mootmine/{run}.csv",
-                                  f"/ulesanne/{OWN}.csv", "/ulesanded.csv", "/vordle.csv?m={slug},{other}"])  # fmt: skip
+TABLES = (
+    *("/index.csv?board=chat&view=tasks&all=yes", "/mudel/{slug}.csv", "/mootmine/{run}.csv", f"/ulesanne/{OWN}.csv"),
+    *("/ulesanded.csv", "/vordlus.csv?m={slug},{other}"),
+)
+
+
+@pytest.mark.parametrize("page", TABLES)
 def test_every_table_has_a_column_for_it(world: World, web: TestClient, page: str) -> None:
     names = {"slug": world.slug("hea"), "other": world.slug("halb"), "run": world.runs["hea"].id}
     rows = list(csv.DictReader(io.StringIO(web.get(page.format(**names)).text)))
@@ -230,7 +242,11 @@ def test_estbenchs_own_tables_say_it(world: World, capsys: Said, tmp_path: Path)
     states = [row["judge"] for row in paper.as_json(table)["scores"]]
     assert states == ["uncalibrated", None]
     log = json.loads(export(one, tmp_path)[0].read_text("utf-8"))
-    found = [row["score_details"]["details"] for row in log["evaluation_results"] if "judge" in row["score_details"]["details"]]
+    found = [
+        row["score_details"]["details"]
+        for row in log["evaluation_results"]
+        if "judge" in row["score_details"]["details"]
+    ]
     assert found and all(json.loads(row["rubric"])["name"] and "position_consistency" in row["beside"] for row in found)
     assert "127.0.0.1" not in json.dumps(log)
 
@@ -249,10 +265,11 @@ def test_beside_a_judged_number_stands_what_its_judges_may_have_done(world: Worl
         assert row["rubric"].startswith("helpfulness 1 ") and row["anchor"].startswith("set ")
         assert len(row["bounds"]) == 2 and row["score"]["n_planned"] == 8
         names = {one["name"]: one for one in row["judges"]}
-        assert names["hea-7b"]["kin"] and not names["judge"]["kin"] and names["judge"]["valid"] <= names["judge"]["cases"]
+        assert names["qwen3-7b"]["kin"] and not names["judge"]["kin"]
+        assert 0 < names["judge"]["valid"] == names["judge"]["cases"] and "without_kin" in row["beside"]
     for start, title in (("/mudel", "Hindajate töö"), ("/en/model", "What the judges did")):
         page = web.get(f"{start}/{slug}").text
-        assert title in page and "hea-7b" in page and "helpfulness 1" in page
+        assert title in page and "qwen3-7b" in page and "helpfulness 1" in page
 
 
 def test_a_score_that_people_corrected_shows_both_numbers(world: World, web: TestClient) -> None:
@@ -292,12 +309,17 @@ def test_every_vote_on_a_published_document_is_shown_with_its_order_and_reason(w
     votes = web.get(f"/vastus/{run.id}/{doc}/{OPEN}.json").json()["votes"]
     assert len(votes) == 4 and {vote["first"] for vote in votes} == {"model", "anchor"}
     assert votes[0]["reason"] == HOSTILE and votes[1]["missing"] == "invalid JSON" and "vote" not in votes[1]
-    assert {vote["judge"] for vote in votes[2:]} == {"hea-7b"} and {vote["rubric"] for vote in votes} == {"helpfulness"}
+    assert {vote["judge"] for vote in votes[2:]} == {"qwen3-7b"} and {vote["rubric"] for vote in votes} == {
+        "helpfulness"
+    }
     assert "calls" not in json.dumps(votes)
     assert web.get(f"/api/v1/runs/{run.id}/samples/{doc}?task={OPEN}").json()["votes"] == votes
-    for start, order in (("/vastus", "ees seisis mudeli vastus"), ("/en/sample", "the anchor&#39;s answer stood first")):
+    for start, order in (
+        ("/vastus", "ees seisis mudeli vastus"),
+        ("/en/sample", "the anchor&#39;s answer stood first"),
+    ):
         page = web.get(f"{start}/{run.id}/{doc}/{OPEN}").text
-        assert order in page and "invalid JSON" in page and "hea-7b" in page
+        assert order in page and "invalid JSON" in page and "qwen3-7b" in page
 
 
 def test_what_a_judge_wrote_is_text_and_never_html(world: World, web: TestClient) -> None:
@@ -306,7 +328,9 @@ def test_what_a_judge_wrote_is_text_and_never_html(world: World, web: TestClient
     assert "<script>alert" not in page and "\u202e" not in page
 
 
-def test_votes_on_documents_that_are_not_published_are_on_no_page(world: World, web: TestClient, tmp_path: Path) -> None:
+def test_votes_on_documents_that_are_not_published_are_on_no_page(
+    world: World, web: TestClient, tmp_path: Path
+) -> None:
     run = world.runs["hea"]
     doc = next(iter(run.samples(OWN))).doc_hash
     for address in (f"/vastus/{run.id}/{doc}/{OWN}", f"/vastus/{run.id}/{doc}/{OWN}.json"):
@@ -350,19 +374,19 @@ def test_models_of_other_panels_are_shown_and_not_ranked(world: World) -> None:
     found = boards.page(take(world.database), Query.read({"board": "chat", "tasks": OWN, "all": "yes"}))
     reasons = {row.model.name: row.cells[OWN].reason for row in found.every}
     assert reasons == {
-        "hea": None,
+        "qwen3-hea": None,
         "halb": None,
         "inimestega": None,  # with people's votes behind it, by the same judges
         "teisiti": "other_judges",
         "ootab": "awaiting_judge",
     }
     ranked = [row.model.name for row in found.every if row.ranked and OWN not in row.ranked.missing]
-    assert ranked == ["hea", "inimestega", "halb"]
+    assert ranked == ["qwen3-hea", "inimestega", "halb"]
 
 
 def test_the_yardstick_is_that_of_most_models_and_not_of_the_newest_run(world: World) -> None:
     task = take(world.database).boards["chat"].tasks[OWN]
-    assert task.judges is not None and "hea-7b+judge" in task.judges and "calibrated" not in task.judges
+    assert task.judges is not None and "judge+qwen3-7b" in task.judges and "calibrated" not in task.judges
 
 
 def test_a_comparison_across_panels_has_no_verdict(world: World, web: TestClient) -> None:
@@ -370,10 +394,10 @@ def test_a_comparison_across_panels_has_no_verdict(world: World, web: TestClient
     assert {(one.kind, one.task) for one in compare.problems(a, b, [OWN])} == {("judges", OWN)}
     same = evidence.of_run(world.runs["inimestega"])
     assert compare.problems(a, same, [OWN]) == []  # the control: the word on calibration makes no other yardstick
-    pair = web.get(f"/vordle.json?m={world.slug('hea')},{world.slug('teisiti')}").json()["pairs"][0]
+    pair = web.get(f"/vordlus.json?m={world.slug('hea')},{world.slug('teisiti')}").json()["pairs"][0]
     verdicts = {row["name"]: row["verdict"] for row in pair["results"] if row["kind"] == "task"}
     assert verdicts[OWN] == "incomparable"
-    page = web.get(f"/vordle?m={world.slug('hea')},{world.slug('teisiti')}").text
+    page = web.get(f"/vordlus?m={world.slug('hea')},{world.slug('teisiti')}").text
     assert "Hinnanud on teised hindajad" in page
     table = paper.table([a, evidence.of_run(world.runs["halb"]), b], [OWN])
     assert not table.columns[0].cells[2].alike and "judged by" in " ".join(table.columns[0].cells[2].notes)
@@ -381,18 +405,17 @@ def test_a_comparison_across_panels_has_no_verdict(world: World, web: TestClient
 
 def test_a_few_missing_verdicts_cost_no_model_its_place(world: World, tmp_path: Path) -> None:
     """Models are then compared on the documents that have a verdict in all of them; with many missing it is partial."""
-    from estbench_leaderboard.snapshot import VERDICTS, _cell
-
     task = take(world.database).boards["chat"].tasks[OWN]
     score = next(s for s in world.runs["hea"].scores() if s.task == OWN and s.primary)
 
-    class Row:
-        run_id, docs, asked, n, n_planned, n_docs = "x", task.docs, task.asked, 320, 320, 320
-        card = {"data": {"hash": task.version[0]}, "scorer": task.version[1]}
-        shots, primary_metric = task.version[2], task.version[3]
-
-    few, many = (dataclasses.replace(score, n=int(320 * share)) for share in (VERDICTS + 0.01, VERDICTS - 0.05))
-    assert _cell(Row, few, task, None).reason is None and _cell(Row, many, task, None).reason == "partial"
+    card = {"data": {"hash": task.version[0]}, "scorer": task.version[1]}
+    row = SimpleNamespace(run_id="x", docs=task.docs, asked=task.asked, n=320, n_planned=320, n_docs=320, card=card)
+    row.shots, row.primary_metric = task.version[2:]
+    few, many = (
+        dataclasses.replace(score, n=int(320 * share)) for share in (snapshot.VERDICTS + 0.01, snapshot.VERDICTS - 0.05)
+    )
+    reasons = [snapshot._cell(row, one, task, None).reason for one in (few, many)]
+    assert reasons == [None, "partial"]
 
 
 def test_awaiting_a_judge_is_a_reason_of_its_own_on_every_page(world: World, web: TestClient) -> None:
@@ -405,7 +428,7 @@ def test_awaiting_a_judge_is_a_reason_of_its_own_on_every_page(world: World, web
 # ---- submissions
 
 
-def sent(world: World, home: Path, name: str, tasks: tuple[str, ...] = (OPEN,)) -> Run:
+def sent(world: World, home: Path, name: str) -> Run:
     """A run of the world as somebody sends it."""
     return Run(shutil.copytree(world.runs[name].path, home / "runs" / world.runs[name].id))
 
@@ -498,4 +521,6 @@ def test_states_of_several_scores_are_the_weakest() -> None:
     other = Score("t", "acc", *ends)
     assert report.judge_of([other, None]) is None and report.judge_of([scores[0], other]) == "calibrated"
     assert report.judge_of([*scores, other]) == "uncalibrated"
-    assert compare.judged_by(scores[0]) == compare.judged_by(scores[1]) == "judge:x" and compare.judged_by(other) is None
+    assert (
+        compare.judged_by(scores[0]) == compare.judged_by(scores[1]) == "judge:x" and compare.judged_by(other) is None
+    )

@@ -67,13 +67,14 @@ def test_a_long_text_is_cut_until_all_of_it_is_asked_for(world: World, web: Test
     assert web.get(address(world, "tekst", 3, ".json")).json()["prompt"].endswith("LÕPP")
 
 
-def test_judges_are_shown_with_their_reasons_whatever_their_shape(world: World, web: TestClient) -> None:
-    found = web.get(address(world, "tekst", 4, ".json")).json()["votes"]
-    assert {"judge": "kohtunik-1", "vote": "A", "reason": HOSTILE, "rest": '{"seed": 4}'} in found
-    assert {"judge": "", "vote": "ei tea", "reason": "", "rest": ""} in found
-    assert any(vote["vote"] == "4" and "keel" in vote["reason"] for vote in found)
+def test_votes_of_judges_are_shown_with_their_reasons_whatever_they_hold(world: World, web: TestClient) -> None:
+    found = web.get(address(world, "tekst", 4, ".json")).json()
+    assert len(found["votes"]) == 4  # what is no vote is none
+    assert found["votes"][0]["reason"] == HOSTILE and "votes" not in found["responses"][0]
     page = web.get(address(world, "tekst", 4)).text
-    assert "kohtunik-1" in page and "moon" in page and "<script>alert" not in page
+    assert "kohtunik-1" in page and "invalid JSON" in page and "loops" in page and "keel" in page
+    assert "moon" in page and "ei tea" not in page and "<script>alert" not in page
+    assert "kohtunik" not in web.get(address(world, "tekst", 5)).text
 
 
 def test_options_have_their_log_probabilities_and_the_right_one_is_marked(world: World, web: TestClient) -> None:
@@ -83,7 +84,7 @@ def test_options_have_their_log_probabilities_and_the_right_one_is_marked(world:
     assert [option["gold"] for option in data["options"]] == [False, True]
     assert [option["chosen"] for option in data["options"]].index(True) == doc.answer
     assert sum(option["share"] for option in data["options"]) == pytest.approx(1)
-    assert data["scores"][0] == {"metric": "acc", "value": doc.values["acc"], "unit": "proportion"}
+    assert data["scores"][0] == {"metric": "acc", "value": doc.values["acc"], "unit": "proportion", "judge": None}
 
 
 def test_documents_lead_to_their_neighbours_and_to_their_cluster(world: World, web: TestClient) -> None:

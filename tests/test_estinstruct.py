@@ -28,7 +28,7 @@ FIELDS = {
 }
 SECOND = ("follow_up", "follow_up_checklist", "follow_up_answer")
 CATEGORIES, EACH, TWO_TURNS = 10, 32, 7
-READ = 300  # signs of a text whose language is looked at
+READ = 300  # signs that mostly tell a language
 GRAM, ALIKE = 8, 0.5  # signs of a piece; share of pieces that no two prompts may have in common
 TASKS = ("estinstruct_chat", "estinstruct_language_chat")
 
@@ -47,6 +47,11 @@ def answers(row: dict[str, Any]) -> tuple[str, ...]:
 
 def criteria(row: dict[str, Any]) -> list[str]:
     return [*row["checklist"], *(row["follow_up_checklist"] or [])]
+
+
+def language_of(text: str, wanted: str) -> str:
+    """Of its beginning, or of all of it where that is not the one that is wanted (it may be code)."""
+    return wanted if identify(text[:READ]) == wanted else identify(text)
 
 
 def odd(found: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +172,7 @@ def test_answers_are_in_the_language_that_the_row_says() -> None:
     assert {row["language"] for row in ROWS} <= {"et", "en", "ru", "fi", "code"}
     assert sum(row["language"] == "et" for row in ROWS) >= 0.9 * len(ROWS)
     spoken = [row for row in ROWS if row["language"] != "code"]
-    found = {row["id"]: [identify(text[:READ]) for text in answers(row)] for row in spoken}
+    found = {row["id"]: [language_of(text, row["language"]) for text in answers(row)] for row in spoken}
     assert not odd({row["id"]: set(found[row["id"]]) - {row["language"], UNKNOWN} for row in spoken})
     told = sum(found[row["id"]].count(row["language"]) for row in spoken)
     assert told >= 0.95 * sum(map(len, found.values()))

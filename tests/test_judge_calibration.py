@@ -98,9 +98,23 @@ def votes(
     for item, right in dice.sample(list(zip(given.items, truth(given).tolist(), strict=True)), n):
         for rater in raters:
             said = 1 - right if dice.random() < 0.1 else right
-            words = (task, item.doc, "pairwise", answer_hash(item.answers), answer_hash(given.anchors[item.doc]))
-            rest = ("mudel", rater, content(said), language(said), "model", 3.0, "2026-11-21T09:30:00+00:00")
-            rows.append(Label(*words, *rest))
+            mine, theirs = answer_hash(item.answers), answer_hash(given.anchors[item.doc])
+            at = "2026-11-21T09:30:00+00:00"
+            row = Label(
+                task,
+                item.doc,
+                "pairwise",
+                mine,
+                theirs,
+                "mudel",
+                rater,
+                content(said),
+                language(said),
+                "model",
+                3.0,
+                at,
+            )
+            rows.append(row)
     return rows
 
 

@@ -316,7 +316,7 @@ def test_a_real_engine_goes_on_after_a_kill_with_the_same_bits(
     monkeypatch.setenv("ESTBENCH_HOME", str(tmp_path / "other"))
     compute, rounds = answering._compute, Rounds(1)
     with monkeypatch.context() as patch:
-        patch.setattr(answering, "_compute", lambda *args: (rounds.next(), compute(*args)))
+        patch.setattr(answering, "_compute", rounds.before(compute))
         with pytest.raises(KeyboardInterrupt):
             real(tiny_model, world)
     assert rounds.done == 1 and not list((tmp_path / "other" / "runs").glob("*/manifest.json"))
@@ -330,10 +330,14 @@ class Rounds:
     def __init__(self, most: int) -> None:
         self.most, self.done = most, 0
 
-    def next(self) -> None:
-        if self.done == self.most:
-            raise KeyboardInterrupt
-        self.done += 1
+    def before(self, compute: Callable[..., None]) -> Callable[..., None]:
+        def counted(*given: Any) -> None:
+            if self.done == self.most:
+                raise KeyboardInterrupt
+            self.done += 1
+            compute(*given)
+
+        return counted
 
 
 @pytest.fixture

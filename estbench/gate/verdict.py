@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from estbench.compare import Problem, TaskComparison, compare_task, problems
+from estbench.compare import Problem, TaskComparison, awaits, compare_task, problems
 from estbench.errors import StoreError
 from estbench.evidence import Evidence, Items
 from estbench.gate.policy import Policy, Rule
@@ -208,6 +208,8 @@ def obstacles(policy: Policy, candidate: Evidence, baseline: Evidence) -> tuple[
     both = [task for task in _names(policy, candidate, baseline) if task in candidate.tasks and task in baseline.tasks]
     for problem in problems(candidate, baseline, both, least_overlap=policy.minimum_overlap):
         blocks = problem.task is None or (problem.task in named and policy.rule(problem.task).blocking)
+        if problem.kind == "judges" and problem.task is not None:  # an uncalibrated judge blocks nothing
+            blocks = blocks and bool((candidate.tasks[problem.task].get("judge") or {}).get("calibrated"))
         (fatal if blocks and problem.kind not in policy.allow else warned).append(problem)
     if named and not any(task in run.tasks for task in named for run in (candidate, baseline)):
         fatal.append(Problem("data", None, f"neither run has a task of the policy {policy.name}"))
@@ -231,6 +233,10 @@ def _look(policy: Policy, candidate: Evidence, baseline: Evidence, task: str, no
     if row.blocking and isinstance(judge, dict) and not judge.get("calibrated"):
         row.blocking = False
         row.reasons.append("an uncalibrated judge can't block")
+    if waiting := [run.name for run in (candidate, baseline) if awaits(run, task, rule.metric)]:
+        row.blocking, row.status = False, "undecided"
+        row.reasons.append(f"awaiting judge: {' and '.join(waiting)}")
+        return row
     items = candidate.items(task)
     asked = len(items.docs) + items.errors
     if items.errors > policy.maximum_missing * asked or not items.docs:

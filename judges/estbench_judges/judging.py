@@ -66,7 +66,7 @@ class Assignment:
     wishes: Wishes
     fixed: Mapping[int, tuple[float, str]]  # doc_id -> value and why no judge is asked
 
-    @property
+    @cached_property
     def metric(self) -> str:
         """`win_rate`, or `win_rate/language_quality` where that is not what the task is ranked by."""
         name = rubrics.METRICS[self.mode]
