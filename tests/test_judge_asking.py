@@ -312,16 +312,13 @@ def test_pointwise_is_the_expected_score_with_its_covered_mass(run: Run, name: s
     assert f"{N} expected scores, labels cover 0.950 of the probability" in capsys.readouterr().out
 
 
-REFUSED = pytest.mark.xfail(strict=True, reason="a refusal of log-probabilities is taken for a failed call")
-
-
 @pytest.mark.parametrize(
     ("switches", "tried"),
     [
         ({"covered": 0.5}, True),
         slowly({"chat_logprobs": False}, None),
-        pytest.param({"unsupported": ("logprobs",)}, None, marks=[pytest.mark.slow, REFUSED]),
-        pytest.param({"max_logprobs": 5}, None, marks=[pytest.mark.slow, REFUSED]),
+        slowly({"unsupported": ("logprobs",)}, None),
+        slowly({"max_logprobs": 5}, None),
     ],
     ids=["covered", "silent", "refused", "fewer"],
 )

@@ -77,7 +77,7 @@ def billed(*servers: JudgeServer) -> float:
 def spent(run: Run) -> float:
     """What the run folder says that judges cost."""
     [layer] = judged.layers(run.path)
-    return sum(float(row["spent"]) for row in layer.card["judges"])
+    return sum(float(row["cost"]["spent"]) for row in layer.card["judges"])
 
 
 def free_cost(run: Run) -> float:

@@ -267,7 +267,6 @@ def test_judging_twice_gives_the_same_bytes_costs_apart(twice: tuple[dict[str, b
     assert "scores.json" not in different
 
 
-@pytest.mark.xfail(strict=True, reason="a second judging writes a layer without the ledger of the first")
 def test_judging_twice_keeps_what_the_first_time_cost(twice: tuple[dict[str, bytes], dict[str, bytes]]) -> None:
     assert twice[0] == twice[1]
 

@@ -262,6 +262,8 @@ class OpenAIEngine:
         if isinstance(given, Unanswered):
             if not 400 <= given.status < 500:
                 self.ledger.add_most(*prices.bounds(request, self.options))
+            if request.decoding and request.decoding.top and given.status in (400, 422) and "logprobs" in given.said:
+                return Generated("", 0, "stop")  # it gives no log-probabilities, or fewer: who asked goes on without
             if given.status in (400, 403, 422) and FILTERED.search(given.said) and request.decoding:
                 return Generated("", 0, "refusal")  # the prompt did not pass the endpoint's filter
             return Failed(given.reason)

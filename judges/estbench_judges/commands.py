@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from estbench import judged, report
 from estbench.commands import wants_table
 from estbench.config import EvalSettings
-from estbench.errors import ConfigError, EstbenchError
+from estbench.errors import ConfigError, EngineError, EstbenchError
 from estbench.home import home
 from estbench.runs import Run, find_run
-from estbench_judges import attacks, calibration, items, judges, labels, layers, money, rubrics, stored
+from estbench_judges import attacks, calibration, items, judges, labels, layers, ledger, money, rubrics, stored
 from estbench_judges import table as tables
 from estbench_judges.asking import Sampling
+from estbench_judges.judges import Judge
 from estbench_judges.judging import Assignment, Judged, assign, judge
 from estbench_judges.settings import JudgeSettings
 
@@ -47,11 +48,19 @@ def _judge(settings: JudgeSettings) -> list[tuple[Judged, judged.Layer]]:
     found = []
     with judges.opened(panel, report.say, replay=settings.replay), report.ProgressBar() as bar:
         for given in assigned:
-            votes = judge(given, panel, say=report.say, progress=bar, before=budget.before)
+            votes = layers.with_earlier(_asked(given, panel, bar, budget))
             layer = layers.build(votes)
             _index(layers.write(votes, layer), settings.database)
             found.append((votes, layer))
     return found
+
+
+def _asked(given: Assignment, panel: Sequence[Judge], bar: report.ProgressBar, budget: money.Budget) -> Judged:
+    """The votes; a budget that is used up is called what it was typed as."""
+    try:
+        return judge(given, panel, say=report.say, progress=bar, before=budget.before)
+    except EngineError as error:
+        raise EngineError(str(error).replace("engine.max_cost=", "max_cost=")) from None
 
 
 def _as_row(one: Judged, layer: judged.Layer) -> dict[str, Any]:
@@ -200,7 +209,8 @@ def as_text(layer: judged.Layer) -> str:
 def _judge_lines(row: dict[str, Any]) -> list[str]:
     value = report.number(row["value"], "proportion")
     kin = "  same family as the model" if row["kin"] else ""
-    spent = f"  spent {row['spent']:.4g}" if row.get("spent") else ""
+    cost = ledger.spent(row)
+    spent = f"  spent {cost:.4g} {row['cost'].get('currency', '')}".rstrip() if cost else ""
     lines = [f"  judge {row['name']}: {value}, {row['valid']} of {row['cases']} verdicts valid{kin}{spent}"]
     if row["missing"]:
         lines.append("    missing: " + "; ".join(f"{n} × {why}" for why, n in row["missing"].items()))

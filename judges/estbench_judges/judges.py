@@ -238,11 +238,6 @@ def options_of(judge: Judge) -> OpenAIOptions | None:
     return found if isinstance(found, OpenAIOptions) else None
 
 
-def spent(judge: Judge) -> float:
-    """What this judge's answers have cost since it was opened."""
-    return float(((judge.engine.notes() if judge.engine else {}).get("cost") or {}).get("spent", 0.0))
-
-
 def _spec(judge: Judge) -> str:
     """What the settings say of a judge, without what changes no answer."""
     given = judge.settings.engine_options

@@ -23,10 +23,10 @@ from estbench.answering import Progress, Say, silent
 from estbench.errors import ConfigError
 from estbench.runs import Run, find_run
 from estbench.stats.intervals import Floats
-from estbench_judges import battles, items, panel, rubrics, screens
+from estbench_judges import battles, items, ledger, panel, rubrics, screens
 from estbench_judges.asking import Sampling, Vote, ask
 from estbench_judges.items import Item
-from estbench_judges.judges import Judge, spent
+from estbench_judges.judges import Judge
 from estbench_judges.rendering import Case
 from estbench_judges.rubrics import Rubric
 
@@ -189,7 +189,7 @@ class Judged:
     given: Assignment
     judges: Sequence[Who]
     votes: list[dict[str, Vote]]  # of each judge, by name of the case
-    costs: list[dict[str, Any]] = field(default_factory=list)  # of each judge: what its engine notes of this call
+    costs: list[ledger.Record] = field(default_factory=list)  # of each judge: what its calls have used
 
     @cached_property
     def games(self) -> list[battles.Battles]:
@@ -256,9 +256,8 @@ def judge(
     votes, costs = [], []
     for one in judges:
         before(one)
-        paid = spent(one)
+        noted = one.engine.notes() if one.engine is not None else {}
         label = given.mode == "pointwise" and not wishes.temperature
         votes.append(ask(one, given.cases(label), sampling, say, progress))
-        notes = one.engine.notes() if one.engine is not None else {}
-        costs.append({key: notes[key] for key in ("ledger", "cost") if key in notes} | {"spent": spent(one) - paid})
+        costs.append(ledger.used(noted, one.engine.notes() if one.engine is not None else {}))
     return Judged(given, list(judges), votes, costs)

@@ -23,7 +23,7 @@ from estbench.judged import CALIBRATED, FOLDER, UNCALIBRATED, Layer
 from estbench.runs import Run, Score, write_lines
 from estbench.stats import Interval
 from estbench.stats.intervals import Floats
-from estbench_judges import battles, bradley_terry, faults, panel, style
+from estbench_judges import battles, bradley_terry, faults, ledger, panel, style
 from estbench_judges.judging import SAME, SET, Judged
 from estbench_judges.rubrics import METRICS
 
@@ -84,6 +84,21 @@ def build(of: Judged, corrected: Interval | None = None, calibration: dict[str, 
         scores=[dataclasses.asdict(row) for row in rows],
         card=card(of, calibrated) | ({"calibration": calibration} if calibration else {}),
     )
+
+
+def with_earlier(of: Judged) -> Judged:
+    """The votes with what earlier commands have paid for this very layer: the same judges, rubric and settings."""
+    stem = judged.stem_of(of.given.task, of.given.rubric.name, of.given.mode)
+    known = [one for one in judged.layers(of.given.run.path) if one.stem == stem]
+    kept = card(of, False)
+    same = ("rubric", "anchor", "language", "reasons", "temperature", "repeats")
+    if not known or any(known[0].card.get(key) != kept[key] for key in same):
+        return of
+    earlier = {row["fingerprint"]: row for row in known[0].card["judges"]}
+    costs = [
+        ledger.together(earlier.get(one.response_id, {}), cost) for one, cost in zip(of.judges, of.costs, strict=True)
+    ]
+    return dataclasses.replace(of, costs=costs)
 
 
 def write(of: Judged, layer: Layer) -> Run:

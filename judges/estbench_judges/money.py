@@ -16,8 +16,9 @@ from estbench.engines.openai_api import OpenAIEngine
 from estbench.engines.options import OpenAIOptions
 from estbench.errors import ConfigError
 from estbench.responses import ResponseStore
+from estbench_judges import ledger
 from estbench_judges.asking import Asking, Sampling
-from estbench_judges.judges import Judge, options_of, spent
+from estbench_judges.judges import Judge, options_of
 from estbench_judges.judging import Assignment
 
 
@@ -31,7 +32,8 @@ class Budget:
         """Limit a judge to what the others have left."""
         if self.most is None or not isinstance(judge.engine, OpenAIEngine):
             return
-        left = self.most - sum(spent(other) for other in self.judges if other is not judge)
+        others = (one.engine for one in self.judges if one is not judge)
+        left = self.most - sum(ledger.billed(engine.notes()) for engine in others if engine is not None)
         judge.engine.options = dataclasses.replace(judge.engine.options, max_cost=max(0.0, left))
 
 

@@ -14,6 +14,7 @@ from estbench import judged
 from estbench.errors import ConfigError, StoreError
 from estbench.judged import FOLDER, Layer
 from estbench.runs import Run, read_lines
+from estbench_judges import ledger
 from estbench_judges.asking import Vote
 from estbench_judges.judging import Assignment, Judged, Wishes, assign
 from estbench_judges.verdicts import Verdict
@@ -81,7 +82,7 @@ def restore(run: Run, layer: Layer, data: Path | None = None) -> Judged:
         for vote in row["votes"]:
             if row["doc_id"] in items:
                 votes[places[vote["judge"]]][vote["case"]] = _vote(given, row["doc_id"], items, vote)
-    costs = [{key: row[key] for key in ("ledger", "cost", "spent") if key in row} for row in card["judges"]]
+    costs = [{key: row[key] for key in ledger.PARTS if key in row} for row in card["judges"]]
     return Judged(given, judges, votes, costs)
 
 
