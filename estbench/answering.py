@@ -67,6 +67,7 @@ class Answers:
 
     responses: dict[str, Response]
     failures: dict[str, str] = field(default_factory=dict)  # key -> why there is no response
+    computed: int = 0  # responses that came, in all rounds, and were not stored before
 
 
 Then = Callable[[Answers], Sequence[Asked]]  # what follows from the answers so far; nothing: that was all
@@ -133,19 +134,20 @@ def _compute(
     done = dict.fromkeys(totals, 0)
     for task, total in totals.items():
         progress(task, 0, total)
-    before = len(answers.responses)
     for pack, given in _in_portions(engine, packs, store):
         new = {key: one for key, one in zip(pack.keys, given, strict=True) if not isinstance(one, Failed)}
         if new:
             store.append(new)
             answers.responses |= new
+            answers.computed += len(new)
         answers.failures |= {
             key: one.reason for key, one in zip(pack.keys, given, strict=True) if isinstance(one, Failed)
         }
         done[pack.task] += pack.tokens
         progress(pack.task, done[pack.task], totals[pack.task])
-        _check_hope(answers, before)
-    if answers.failures and len(answers.responses) == before:
+        if len(answers.failures) >= HOPELESS and not answers.computed:
+            raise _hopeless(answers)
+    if answers.failures and not answers.responses:
         raise _hopeless(answers)
 
 
@@ -195,11 +197,6 @@ def _in_portions(
             store.split(error.pack.id)
             parts = {pack.id: _parts(pack, {error.pack.id}) for pack in waiting.values()}
             waiting = {part.id: part for found in parts.values() for part in found}
-
-
-def _check_hope(answers: Answers, before: int) -> None:
-    if len(answers.failures) >= HOPELESS and len(answers.responses) == before:
-        raise _hopeless(answers)
 
 
 def _hopeless(answers: Answers) -> EngineError:

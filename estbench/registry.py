@@ -235,6 +235,8 @@ class Registry:
                 suites.append(name)
                 chosen |= {task: self.task(task) for task in self.suites[name].tasks}
             elif found := self._named(name):
+                if twice := next((one for one in found if chosen.get(one.name, one).metadata != one.metadata), None):
+                    raise ConfigError(f"tasks= means two prompt sets by {twice.name}: rename the file of one of them.")
                 chosen |= {task.name: task for task in found}
             else:
                 raise self._unknown("task or suite", name)
