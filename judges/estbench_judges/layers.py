@@ -25,7 +25,7 @@ from estbench.stats import Interval
 from estbench.stats.intervals import Floats
 from estbench_judges import battles, bradley_terry, faults, ledger, panel, style
 from estbench_judges.judging import SAME, SET, Judged
-from estbench_judges.rubrics import METRICS
+from estbench_judges.rubrics import METRICS, frame
 
 SCALE = "0 to 1"
 
@@ -41,12 +41,24 @@ def model_words(run: Run) -> str:
 
 
 def signature(of: Judged, calibrated: bool) -> str:
-    """What fixes a judged score: `judge:win_rate|helpfulness@1-ab005789|anchor:set|qwen3+gemma|et|uncalibrated`."""
+    """What fixes a judged score: `judge:win_rate|helpfulness@1-ab005789|anchor:set|qwen3+gemma#5f0c1d2e|uncalibrated`.
+
+    The eight digits stand for what the names don't say: the judges' identities, the frame's texts, how they were asked.
+    """
     given = of.given
     anchor = f"anchor:{given.anchor}|" if given.anchor else ""
     names = "+".join(sorted(one.name for one in of.judges))
+    asked = identity.digest([sorted(one.response_id for one in of.judges), frame().hash, _settings(of)])[:8]
     state = CALIBRATED if calibrated else UNCALIBRATED
-    return f"{judged.SIGNATURE}{METRICS[given.mode]}|{given.rubric.id}|{anchor}{names}|{given.wishes.language}|{state}"
+    return f"{judged.SIGNATURE}{METRICS[given.mode]}|{given.rubric.id}|{anchor}{names}#{asked}|{state}"
+
+
+def _settings(of: Judged) -> dict[str, Any]:
+    """How judges were asked, and what a document needs."""
+    wishes = of.given.wishes
+    names = ("language", "reasons", "temperature", "repeats", "structured")
+    least = wishes.least or len(of.judges) // 2 + 1
+    return {name: getattr(wishes, name) for name in names} | {"least": least}
 
 
 def interval_of(values: Floats, of: Judged) -> Interval:
@@ -64,7 +76,7 @@ def build(of: Judged, corrected: Interval | None = None, calibration: dict[str, 
     given, values = of.given, of.panel
     calibrated = corrected is not None
     extra = [("corrected", corrected)] if corrected is not None else []
-    rows = [_score(of, given.metric, interval_of(values, of), calibrated)]
+    rows = [_score(of, given.metric, interval_of(values, of), calibrated, _corrected_text(corrected))]
     rows += [
         _score(of, f"{given.metric}/{name}", interval, calibrated)
         for name, interval in (*_companions(of), *extra)
@@ -90,9 +102,8 @@ def with_earlier(of: Judged) -> Judged:
     """The votes with what earlier commands have paid for this very layer: the same judges, rubric and settings."""
     stem = judged.stem_of(of.given.task, of.given.rubric.name, of.given.mode)
     known = [one for one in judged.layers(of.given.run.path) if one.stem == stem]
-    kept = card(of, False)
-    same = ("rubric", "anchor", "language", "reasons", "temperature", "repeats")
-    if not known or any(known[0].card.get(key) != kept[key] for key in same):
+    rubric, asked = of.given.rubric.hash, {**_settings(of), "frame": frame().hash}
+    if not known or known[0].card["rubric"]["hash"] != rubric or any(known[0].card.get(k) != asked[k] for k in asked):
         return of
     earlier = {row["fingerprint"]: row for row in known[0].card["judges"]}
     costs = [
@@ -110,8 +121,17 @@ def write(of: Judged, layer: Layer) -> Run:
     return judged.merge(run)
 
 
-def _score(of: Judged, metric: str, interval: Interval, calibrated: bool) -> Score:
-    """A score with the same evidence fields as any other."""
+def _corrected_text(corrected: Interval | None) -> str:
+    """What people's votes make of a score, in the words of its method."""
+    if corrected is None or corrected.value is None:
+        return ""
+    if corrected.low is None or corrected.high is None:
+        return f"; corrected by people's votes {corrected.value:.3f}"
+    return f"; corrected by people's votes {corrected.value:.3f} [{corrected.low:.3f}, {corrected.high:.3f}]"
+
+
+def _score(of: Judged, metric: str, interval: Interval, calibrated: bool, more: str = "") -> Score:
+    """A score with the same evidence fields as any other. more: said of how it was made."""
     given = of.given
     task = given.run.manifest["tasks"][given.task]
     n_planned = len(given.items)
@@ -135,7 +155,7 @@ def _score(of: Judged, metric: str, interval: Interval, calibrated: bool) -> Sco
         unit="proportion",
         higher_is_better=True,
         primary=metric == task["primary"],
-        method=interval.method + missing,
+        method=interval.method + missing + more,
         signature=signature(of, calibrated),
         reason=None if interval.value is not None else "no document has a valid verdict",
     )
@@ -231,11 +251,8 @@ def card(of: Judged, calibrated: bool) -> dict[str, Any]:
         "axis": given.rubric.axis,
         "mode": given.mode,
         "metric": given.metric,
-        "language": given.wishes.language,
-        "reasons": given.wishes.reasons,
-        "temperature": given.wishes.temperature,
-        "repeats": given.wishes.repeats,
-        "least": given.wishes.least,
+        "frame": frame().hash,
+        **_settings(of),
         "anchor": {"name": given.anchor, "hash": anchors} if given.anchor else None,
         "calibrated": calibrated,
         "documents": len(given.items),

@@ -56,6 +56,7 @@ class Frame:
     system: Mapping[str, str]
     modes: Mapping[str, Mapping[str, str]]
     texts: Mapping[str, Mapping[str, str]]  # two_turns, reference, reason, plain, label, retry
+    hash: str  # of the file's content
 
 
 def folder() -> Path:
@@ -118,7 +119,7 @@ def frame() -> Frame:
     """The texts that all rubrics share."""
     row = _read(folder() / f"{FRAME}.yaml")
     texts = {name: row[name] for name in ("two_turns", "reference", "reason", "plain", "label", "retry")}
-    return Frame(row["system"], row["modes"], texts)
+    return Frame(row["system"], row["modes"], texts, identity.digest(_plain(row)))
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from estbench.runs import Run, read_lines
 from estbench_judges import ledger
 from estbench_judges.asking import Vote
 from estbench_judges.judging import Assignment, Judged, Wishes, assign
+from estbench_judges.rubrics import frame
 from estbench_judges.verdicts import Verdict
 
 ENGINE = ("name", "family", "url", "engine", "revision", "fingerprint", "hashes")  # of a judge, not of its votes
@@ -68,10 +69,13 @@ def restore(run: Run, layer: Layer, data: Path | None = None) -> Judged:
         reasons=card["reasons"],
         repeats=card["repeats"],
         temperature=card["temperature"],
+        structured=card.get("structured", True),
         least=card.get("least"),
         data=data,
     )
     given = assign(run, layer.task, wishes)
+    if (given.rubric.hash, frame().hash) != (card["rubric"]["hash"], card["frame"]):
+        raise StoreError(f"{run.path} was judged by another text of {layer.rubric}: judge it again, which asks anew.")
     if not layer.fits(list(run.samples(layer.task))):
         raise StoreError(f"The judgments of {layer.task} in {run.path} are of other answers: judge the run again.")
     judges = [StoredJudge(row) for row in card["judges"]]

@@ -34,15 +34,22 @@ def table(of: Sequence[Judged], seed: int = 0) -> dict[str, Any]:
     for place, one in enumerate(of):
         styled = equal.players[place] if equal else None
         rows.append(_row(one, names[place], raw.players[place], styled))
-    rows.sort(key=lambda row: -(row["theta"]["value"] or -np.inf))
+    rows.sort(key=lambda row: -_theta(row))
     style = {name: _estimate(value) for name, value in equal.style.items()} if equal else {}
     return {
         "models": rows,
         "anchor": of[0].given.anchor,
+        "anchor_rank": [raw.players[-1].rank_low, raw.players[-1].rank_high],
         "order": _estimate(raw.order),
         "style": style,
         "methods": [raw.method, *([equal.method] if equal else ["no fit with style: it can't be told from strength"])],
     }
+
+
+def _theta(row: dict[str, Any]) -> float:
+    """For sorting; a model that won (lost) everything has no finite end, and a value all the same."""
+    value = row["theta"]["value"]
+    return -np.inf if value is None else float(value)
 
 
 def _check(of: Sequence[Judged]) -> None:
@@ -115,13 +122,13 @@ def _estimate(value: Estimate) -> dict[str, float | None]:
 
 
 def as_text(made: dict[str, Any]) -> str:
-    """The table for a terminal."""
+    """The table for a terminal; the anchor has its rank among the models."""
     rows = [
         {
             "model": row["model"],
             "win": _shown(row["win_rate"]),
             "equal": _shown(row["equal_style"]),
-            "rank": "–".join(str(end) for end in dict.fromkeys(row["rank"])) if row["rank"][0] else "–",
+            "rank": _rank(row["rank"]),
             "top": "" if row["p_top"] is None else f"{row['p_top']:.0%}",
             "n": f"{row['n']} of {row['n_planned']}",
             "same": _percent(row["position_consistency"]),
@@ -136,10 +143,15 @@ def as_text(made: dict[str, Any]) -> str:
     lines = [
         report.listing(rows, columns),
         "",
-        f"Against {made['anchor']}. Log-odds of the first place {_signed(made['order'])}",
+        f"Against {made['anchor']}, which has rank {_rank(made['anchor_rank'])} among them.",
+        f"Log-odds of the first place: {_signed(made['order'])}",
     ]
     lines += [f"Log-odds of a standard deviation of style: {style}"] if style else []
     return "\n".join([*lines, *made["methods"]])
+
+
+def _rank(ends: list[int | None]) -> str:
+    return "–".join(str(end) for end in dict.fromkeys(ends)) if ends[0] else "–"
 
 
 def _shown(row: dict[str, Any] | None) -> str:
