@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from estbench import references, registry, report
+from estbench import references, registry, report, turns
 from estbench.config import EvalSettings
 from estbench.engines import memory
 from estbench.engines.base import Pack, Packing
@@ -94,6 +94,7 @@ def _place(settings: EvalSettings, model: Model) -> tuple[str, str, Packing]:
 
 def _outline_task(plan: TaskPlan, model: Model, device: str, dtype: str, packing: Packing) -> dict[str, Any]:
     for doc in plan.docs:  # any keys will do: nothing is stored
+        doc.requests += [turns.at_most(doc)] if doc.follow_up else []
         doc.keys = [hashlib.sha256(request.content()).hexdigest() for request in doc.requests]
     packs = plan.packs(packing)
     needs = _cost(packs, model) if isinstance(model, RemoteModel) else _machine(packs, model, device, dtype, packing)
@@ -214,6 +215,8 @@ def prompt(settings: ShowSettings) -> dict[str, Any]:
         "max_new_tokens": rendered.decoding.max_new_tokens if rendered.decoding else None,
         "row": lm.docs[settings.doc],
     }
+    if follow_up := turns.follow_up_of(card, lm.docs[settings.doc], lm.shots):
+        view["follow_up"] = follow_up  # asked once the first answer is there
     if tokens and tokens.sends_messages:
         return view | {"messages": json.loads(rendered.prompt)}
     return view | _ids(view, rendered.pairs, tokens) if tokens else view
@@ -238,6 +241,8 @@ def prompt_text(view: dict[str, Any]) -> str:
     said = [f"{message['role']}:\n{message['content']}" for message in view.get("messages", ())]
     for context in said or view["contexts"] or [view["prompt"]]:  # several where options are contexts of one ending
         lines += [context, rule]
+    if "follow_up" in view:
+        lines += [f"once that is answered, the user says: {view['follow_up']}", rule]
     if view["continuations"]:
         lines += ["continuations:", *(f"  {text!r}" for text in view["continuations"])]
     lines.append(f"target: {view['target']!r}")

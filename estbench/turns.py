@@ -9,8 +9,11 @@ answer is there, and is kept under its own response key. lm-eval alone asks the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from estbench import identity
 from estbench.answering import Answers, Questions
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from estbench.plan import Doc, TaskPlan
     from estbench.registry import Task
 
+SIGNS = 3  # of a token of Estonian, roughly
 NOTHING = "(tühi vastus)"  # stands for an empty first answer: many templates and endpoints take no empty message
 
 
@@ -58,6 +62,16 @@ def then(
         return [Questions(name, requests) for name, requests in asked.items()]
 
     return ask
+
+
+def at_most(doc: Doc) -> Request:
+    """About the largest second turn that a document can come to, for a plan that is priced before anything is asked."""
+    first, said = doc.requests[0], doc.follow_up or ""
+    assert first.decoding is not None and doc.opening is not None
+    most = first.decoding.max_new_tokens
+    ids = np.zeros(len(first.prompt) + (0 if first.messages else most + len(said) // SIGNS), np.int32)
+    messages = [*doc.opening, {"role": "assistant", "content": "x" * (most * SIGNS)}, {"role": "user", "content": said}]
+    return Request(ids, decoding=first.decoding, messages=json.dumps(messages) if first.messages else None)
 
 
 def _second(doc: Doc, answers: Answers, tokens: Tokens, system: str | None) -> Request:

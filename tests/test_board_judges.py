@@ -443,6 +443,12 @@ def test_a_run_that_awaits_a_judge_can_be_sent_and_awaits_one_here(world: World,
     mine, theirs = ({s.metric: s.value for s in one.scores() if s.task == OPEN} for one in (run, built))
     assert mine == theirs and theirs["in_language"] is not None
     assert list(built.responses(OPEN)) == list(run.responses(OPEN))  # both turns
+    with JudgeServer(quality_of) as judge:  # the operators' own
+        words = [f"run={built.path}", f"task={OPEN}", f"judge=judge@{judge.url}", "output=json"]
+        assert main(["judge", *words]) == 0
+    with open_database(None) as database:
+        [row] = queries.scores(database, runs=[run.id], tasks=[OPEN], primary=True)
+    assert row.score.value is not None and judged.state(row.score) == "uncalibrated"
 
 
 def test_what_the_senders_judges_said_stays_a_claim(world: World, board: Board, home: Path) -> None:

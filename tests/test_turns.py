@@ -397,10 +397,11 @@ def test_show_plan_and_check_know_such_a_task(
 ) -> None:
     assert main(["show", "task=talk", "doc=2", f"model={tiny_model}", f"data={world.data}", "output=json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert "Mis on number 2?" in shown["prompt"] and shown["row"]["later"] == "Aga enne 2?"
+    assert "Mis on number 2?" in shown["prompt"] and shown["row"]["later"] == "Aga enne 2?" == shown["follow_up"]
     assert main(["eval", f"model={tiny_model}", "tasks=talk", f"data={world.data}", "plan=true", "output=json"]) == 0
     [row] = json.loads(capsys.readouterr().out)["tasks"]
-    assert row["task"] == "talk" and row["docs"] == N
+    second = sum(bool(one["later"]) for one in talk_rows())
+    assert row["task"] == "talk" and row["docs"] == N and row["requests"] == N + second > N  # both turns are priced
     world.edit("talk", metric_list=[*TALK["metric_list"], {"metric": "parse_failure", "aggregation": "mean"}])
     main(["tasks", "check", "task=talk", f"data={world.data}"])
     out, err = capsys.readouterr()

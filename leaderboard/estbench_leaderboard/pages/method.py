@@ -5,7 +5,7 @@ from __future__ import annotations
 from estbench_leaderboard import prose
 from estbench_leaderboard.site import Content, Request
 
-SECTIONS = ("measured", "chance", "interval", "ranks", "compare", "missing", "versions", "badges", "limits")
+SECTIONS = ("measured", "chance", "interval", "ranks", "compare", "judges", "missing", "versions", "badges", "limits")
 
 
 def page(request: Request) -> Content:

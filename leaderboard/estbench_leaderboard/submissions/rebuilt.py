@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from estbench import identity, manifests
+from estbench.prompt_sets import ENDING
 from estbench.registry import Registry
 from estbench.runs import SCHEMA, Run, file_name, write_json, write_lines
 from estbench.scoring import score_task
@@ -46,6 +47,7 @@ def rebuild(
         "schema": SCHEMA,
         MADE_BY: submission,
         **{key: claimed[key] for key in KEPT},
+        "settings": _settings(claimed["settings"]),
         "partial": any(manifests.is_partial(found.card) for found in tasks.values()),
         "slice": None,
         "model": model or claimed["model"],
@@ -72,6 +74,13 @@ def rebuild(
             shutil.rmtree(target)
         made.rename(target)
     return Run(target)
+
+
+def _settings(claimed: Mapping[str, Any]) -> dict[str, Any]:
+    """The sender's settings without the sender's files: what is asked anew of this run (by a judge) is found here."""
+    words = [word.strip() for word in str(claimed.get("tasks") or "").split(",")]
+    tasks = ",".join(word for word in words if word and not word.endswith(ENDING))
+    return {key: value for key, value in claimed.items() if key not in ("data", "tasks")} | {"tasks": tasks}
 
 
 def _responses(found: Recomputed) -> Iterator[dict[str, Any]]:
