@@ -446,6 +446,8 @@ def test_a_run_that_awaits_a_judge_can_be_sent_and_awaits_one_here(world: World,
     with JudgeServer(quality_of) as judge:  # the operators' own
         words = [f"run={built.path}", f"task={OPEN}", f"judge=judge@{judge.url}", "output=json"]
         assert main(["judge", *words]) == 0
+    shutil.rmtree(run.path)  # the sender's folder is on another machine
+    assert main(["runs", "import", str(built.path)]) == 0
     with open_database(None) as database:
         [row] = queries.scores(database, runs=[run.id], tasks=[OPEN], primary=True)
     assert row.score.value is not None and judged.state(row.score) == "uncalibrated"

@@ -29,7 +29,7 @@ from estbench.home import project_file
 EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 LARGEST = 10**15  # of the whole numbers in a policy
 LOOKS = (0.1, 0.2, 0.4, 0.7, 1.0)
-DIFFERENCES = ("engine", "prompts", "scorer", "form")
+DIFFERENCES = ("engine", "prompts", "scorer", "form", "judges")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ report says how many are missing, and the score stays uncalibrated.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -128,7 +127,7 @@ def _own(of: Judged, place: int, human: Floats) -> dict[str, Any]:
     if of.given.mode == "pairwise":
         consistency = battles.position_consistency(of.games[place])
         found["position_consistency"] = _row(consistency) if consistency else None
-    found["faults"] = [dataclasses.asdict(one) for one in layers.faults_of(of, place, human)]
+    found["faults"] = [layers.as_row(one) for one in layers.faults_of(of, place, human)]
     return found
 
 

@@ -281,7 +281,7 @@ def _judge_card(of: Judged, place: int) -> dict[str, Any]:
         "missing": dict(whys.most_common(5)),
         "covered": float(np.mean(covered)) if covered else None,
         "expected": len(covered),
-        "faults": [dataclasses.asdict(fault) for fault in faults_of(of, place)],
+        "faults": [as_row(fault) for fault in faults_of(of, place)],
         **(of.costs[place] if of.costs else {}),
     }
 
@@ -311,6 +311,12 @@ def faults_of(of: Judged, place: int, human: Floats | None = None) -> list[fault
     if of.given.mode != "pairwise" or not of.given.asked:
         return []
     return faults.diagnose(evidence(of, place, human))
+
+
+def as_row(fault: faults.Fault) -> dict[str, Any]:
+    """A fault as JSON can hold it: an interval that is not there is null."""
+    row = dataclasses.asdict(fault)
+    return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
 
 
 def _calls(of: Judged) -> Iterator[dict[str, Any]]:
