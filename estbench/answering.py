@@ -90,7 +90,7 @@ def answer(
     answers, asking, wanted = Answers({}), False, 0
     try:
         while plans:
-            missing = _stored(plans, engine, store, answers, say)
+            missing = _stored(plans, engine, store, answers, say if not wanted else silent)
             wanted += sum(len({*plan.keys}) for plan in plans)
             if missing and not asking:
                 engine.load()

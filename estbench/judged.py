@@ -12,8 +12,11 @@ result's identity does, too; the run keeps its id, which names the answers.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,25 @@ from estbench.runs import Run, Sample, Score, file_name, write_json, write_lines
 FOLDER = "judgments"
 ENDINGS = (".json", ".jsonl.gz")  # of a layer's files: what counts, and every call
 SCHEMA = 1
+PLAIN = re.compile(r"[A-Za-z0-9_]{1,60}")  # of a rubric and a mode, which name files
 SIGNATURE = "judge:"  # how the signature of a judged score begins
 CALIBRATED, UNCALIBRATED = "calibrated", "uncalibrated"
+
+
+@contextmanager
+def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """A run for one judging process at a time: two would ask, and pay, the same twice."""
+    path = folder / FOLDER / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{folder.name} is being judged by another process; this one waits for it.")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 @dataclass(frozen=True)
@@ -79,14 +99,20 @@ def layers(folder: Path) -> list[Layer]:
             row = json.loads(path.read_text("utf-8"))
             if row.pop("schema") != SCHEMA:
                 raise ValueError("it is of another version")
-            found.append(_checked(Layer(**row)))
+            found.append(_checked(Layer(**row), path))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreError(f"{path} can't be read: {error}. Judge the run again to write it anew.") from None
     return found
 
 
-def _checked(layer: Layer) -> Layer:
-    """The layer, if its parts are what they should be."""
+def _checked(layer: Layer, path: Path) -> Layer:
+    """The layer, if its parts are what they should be: a folder may come from elsewhere."""
+    if not all(PLAIN.fullmatch(word) for word in (layer.rubric, layer.mode)) or layer.stem != path.stem:
+        raise ValueError("it is not what its name says")
+    if not all(is_judged(metric) for metric in (*layer.values, *(row["metric"] for row in layer.scores))):
+        raise ValueError("it has a metric that is none of judges")
+    if not all(0 <= value <= 1 for column in layer.values.values() for value in column.values()):
+        raise ValueError("a value lies outside 0 to 1")
     maps = (layer.keys, layer.marks, layer.values, layer.card)
     if not all(isinstance(one, dict) for one in (*maps, *layer.values.values())):
         raise ValueError("it is no layer")
@@ -128,6 +154,8 @@ def _keys(run: Run, task: str, scores: Sequence[Score], left_out: bool) -> Itera
         yield identity.digest([dataclasses.asdict(score) for score in scores if score.task == task])
     else:
         yield from (sample.key for sample in run.samples(task))
+        if given := [dataclasses.asdict(score) for score in scores if score.task == task and state(score)]:
+            yield identity.digest(given)  # a calibration changes scores, and no sample
 
 
 def _base(key: str) -> str:

@@ -137,6 +137,8 @@ def find_run(name: str) -> Path:
     """The folder of a run, by path, id, or the first letters of its id; ConfigError if that is none or several."""
     if (Path(name) / "manifest.json").exists():
         return Path(name)
+    if "/" in name or not name.strip("."):
+        raise ConfigError(f"{name!r} is no run folder: it has no manifest.json. `estbench runs` lists the runs.")
     found = sorted(path.parent for path in (home() / "runs").glob(f"{glob.escape(name)}*/manifest.json"))
     if len(found) > 1 and (home() / "runs" / name) not in found:
         raise ConfigError(f"{name!r} means more than one run: {', '.join(path.name for path in found[:5])}.")

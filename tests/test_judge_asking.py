@@ -226,7 +226,7 @@ def test_what_fails_is_never_a_score(run: Run, honest: dict[str, float], name: s
 def test_an_invalid_answer_is_asked_once_more_and_is_final_then(run: Run, name: str, kind: str) -> None:
     """A judge that can't: each case twice, never a third time, and no new call by the same command."""
     with JudgeServer(quality_of, Persona(failing=1.0, kinds=(kind,)), name=name) as server:
-        judge(run, server)
+        judge(run, server, code=4)  # nothing valid at all: that is said
         assert server.calls == len(server.asked) == 4 * N and not server.paid_twice
         retry = rubrics.frame().texts["retry"]["et"].strip()[:60]
         told = Counter(retry in json.loads(body)["messages"][-1]["content"] for body in server.asked)
@@ -236,7 +236,7 @@ def test_an_invalid_answer_is_asked_once_more_and_is_final_then(run: Run, name: 
         assert layer.values["win_rate"] == {} and layer.card["bounds"] == [0.0, 1.0]
         assert all([c["step"] for c in v["calls"]] == ["json", "again"] for v in votes_of(run))
         server.persona = Persona()
-        judge(run, server)
+        judge(run, server, code=4)
         assert server.calls == 4 * N and score_of(run).n == 0
 
 

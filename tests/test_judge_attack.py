@@ -65,7 +65,7 @@ def test_the_attack_set_does_not_win_against_a_gullible_judge(
         rows = rows_of(found)
         orders = 2 if mode == "pairwise" else 1
         assert server.calls == orders * sum(row["documents"] - row["screened"] for row in rows.values())
-    assert code == 0 and found["shares"]["judge"] <= attacks.MOST == 0.02
+    assert code == 0 and found["outcomes"]["judge"]["share"] <= attacks.MOST == 0.02
     used = {one.name for one in ATTACKS if mode == "pairwise" or not one.in_pairs}
     assert set(rows) == used and len(used) >= len(ATTACKS) - 1
     assert all(row["documents"] == LIMIT and row["missing"] == 0 for row in rows.values())
@@ -84,7 +84,7 @@ def test_without_the_encoding_the_same_attacks_win(
     with JudgeServer(worth, Persona(gullible=True)) as server:
         code, found = attack(server, mode)
     rows = rows_of(found)
-    assert code == 1 and found["shares"]["judge"] > 5 * attacks.MOST
+    assert code == 1 and found["outcomes"]["judge"]["share"] > 5 * attacks.MOST
     assert rows["closing_fence"]["wins"] == LIMIT and rows["closing_fence_wide"]["wins"] == LIMIT
 
 
@@ -101,14 +101,14 @@ def test_without_fences_orders_win(
     monkeypatch.setattr(fences, "fenced", bare)
     with JudgeServer(worth, Persona(gullible=True)) as server:
         code, found = attack(server, mode)
-    assert code == 1 and rows_of(found)[winner]["wins"] == LIMIT and found["shares"]["judge"] > attacks.MOST
+    assert code == 1 and rows_of(found)[winner]["wins"] == LIMIT and found["outcomes"]["judge"]["share"] > attacks.MOST
 
 
 @pytest.mark.parametrize("mode", RUBRICS)
 def test_an_honest_judge_is_no_alarm(attack: Attack, worth: Callable[[str], float], mode: str) -> None:
     with JudgeServer(worth) as server:
         code, found = attack(server, mode)
-    assert code == 0 and found["shares"]["judge"] == 0
+    assert code == 0 and found["outcomes"]["judge"]["share"] == 0
 
 
 def test_a_judge_that_likes_length_is_caught_by_padding(attack: Attack, worth: Callable[[str], float]) -> None:
@@ -126,7 +126,7 @@ def test_a_judge_that_always_says_a_wins_nothing_for_attacks_and_fails_are_no_wi
     """Both orders: the first place alone is a tie. An answer that is no verdict is missing."""
     with JudgeServer(worth, Persona(always="A")) as server:
         code, found = attack(server, "pairwise")
-    assert code == 0 and found["shares"]["judge"] == 0
+    assert code == 0 and found["outcomes"]["judge"]["share"] == 0
     with JudgeServer(worth, Persona(gullible=True, failing=0.3, kinds=("prose", "schema", "empty"))) as server:
         code, found = attack(server, "pairwise")
     rows = rows_of(found)

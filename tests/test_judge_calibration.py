@@ -157,10 +157,10 @@ def test_with_enough_labels_the_score_is_calibrated_and_the_correction_is_close_
     assert found.ci_low <= noisy <= found.ci_high and abs(found.value - noisy) < 0.05
     assert abs(found.value - people) < abs((raw.value or 0) - people) / 2
     assert found.ci_high - found.ci_low < 0.2 and found.method.startswith("PPI++")
-    judges = [score for name, score in after.items() if name.startswith("win_rate")]
-    assert len(judges) == 4 and all(str(score.signature).endswith("|calibrated") for score in judges)
-    assert {judged.state(score) for score in judges} == {judged.CALIBRATED}
-    assert card(run)["calibrated"] is True and after["win_rate"].value == raw.value
+    states = {name: judged.state(score) for name, score in after.items() if name.startswith("win_rate")}
+    assert {name for name, state in states.items() if state == judged.CALIBRATED} == {"win_rate", "win_rate/corrected"}
+    assert len(states) == 5 and after["win_rate/panel"].value == raw.value  # what is the panel's own stays uncalibrated
+    assert card(run)["calibrated"] is True and after["win_rate"].value == found.value  # the number is people's
     assert judged.state(scores(run, LANGUAGE)["win_rate"]) == judged.UNCALIBRATED  # another task, other votes
 
 
@@ -275,10 +275,10 @@ def test_equivalence_is_calibrated_by_votes_without_an_anchor(run: Run, tmp_path
         for row in votes(run, LEAST + 10, raters=RATERS[:1])
     ]
     calibrate(run, written(tmp_path / "votes.jsonl", rows), capsys, "rubric=equivalence")
-    found = scores(run)["equivalent/equivalence/corrected"]
+    found = scores(run)["equivalent/corrected"]
     assert abs((found.value or 0) - float(np.mean([row.content for row in rows]))) < 0.06
     states = {score.metric: judged.state(score) for score in scores(run).values()}
-    assert states["equivalent/equivalence"] == judged.CALIBRATED and states["win_rate"] == judged.UNCALIBRATED
+    assert states["equivalent"] == judged.CALIBRATED and states["win_rate"] == judged.UNCALIBRATED
     assert card(run)["calibrated"] is False  # what the task is ranked by is not
 
 

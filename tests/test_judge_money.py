@@ -104,7 +104,7 @@ def test_a_plan_prices_everything_and_asks_nobody(run: Run, server: JudgeServer,
     assert (row["judge"], row["task"], row["mode"]) == (server.endpoint.name, TASK, "pairwise")
     assert (row["documents"], row["without_call"], row["calls"], row["stored"]) == (N, 0, 2 * N, None)
     by_hand = (row["tokens_in"] * READ + row["tokens_out_at_most"] * WRITTEN) / 1e6
-    assert row["cost_at_most"] == pytest.approx(by_hand, abs=1e-4) and by_hand > 0
+    assert row["cost_at_most"] > by_hand > 0  # a token is a byte at least: the bound that max_cost= holds to
 
 
 def test_what_a_plan_says_is_an_upper_bound_of_what_it_costs_then(run: Run, server: JudgeServer, capsys: Said) -> None:

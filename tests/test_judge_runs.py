@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,11 @@ def test_judging_changes_the_result_s_identity_and_keeps_the_run_s_id(here: Smal
     assert run.id == plain.id and run.path == plain.path
     changed = {key for key, value in run.manifest["identity"].items() if before["identity"][key] != value}
     assert changed == {"result"}
-    keys = [sample.key for task in run.tasks for sample in run.samples(task)]
+    keys = []
+    for task in run.tasks:
+        keys += [sample.key for sample in run.samples(task)]
+        given = [asdict(score) for score in run.scores() if score.task == task and judged.state(score)]
+        keys += [identity.digest(given)] if given else []
     assert run.manifest["identity"]["result"] == identity.result_key(run.manifest["identity"]["plan"], keys)
 
 

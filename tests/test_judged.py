@@ -223,7 +223,11 @@ def test_keys_name_the_judgments_and_the_result_is_made_of_them(plain: Run) -> N
     def result(value: float) -> str:
         judged.write(plain.path, layer_of(plain, value=value))
         run = judged.merge(Run(plain.path))
-        keys = [sample.key for task in run.tasks for sample in run.samples(task)]
+        keys = []
+        for task in run.tasks:
+            keys += [sample.key for sample in run.samples(task)]
+            judged_scores = [dataclasses.asdict(one) for one in run.scores() if one.task == task and judged.state(one)]
+            keys += [identity.digest(judged_scores)] if judged_scores else []
         assert run.manifest["identity"]["result"] == identity.result_key(run.manifest["identity"]["plan"], keys)
         assert run.id == plain.id and run.manifest["identity"]["response"] == plain.manifest["identity"]["response"]
         for old, new in zip(plain_samples, run.samples(OWN), strict=True):

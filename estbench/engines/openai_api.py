@@ -56,6 +56,7 @@ class OpenAIEngine:
         chat = model.options.api == "chat"
         self.markers = thinking.THINK if chat else thinking.markers_of(tokens.chat_template)
         self._largest = (0, 0)  # tokens of the largest request: what a repeat may have cost
+        self._repeats: Counter[str] = Counter()  # of transports before this one
         self._under_way = 0
         self._reserved = 0.0  # what the requests under way cost at most
         self._stopped = False
@@ -102,6 +103,8 @@ class OpenAIEngine:
         return {"tokenizer": identity.digest([[file.name, found[file][0]] for file in files])}
 
     def load(self) -> None:
+        if self.transport is not None:  # what it repeated may have been billed
+            self._repeats.update(self.transport.repeats)
         self.transport = Transport(
             self.options.url,
             key_variable=self.options.key_variable,
@@ -143,7 +146,8 @@ class OpenAIEngine:
         """What may have been billed: repeated requests at their most, too."""
         if self.prices is None or self.transport is None:
             return 0.0
-        repeats = sum(self.transport.repeats[kind] for kind in ("timeout", "reply", "error"))
+        all_of_them = self._repeats + Counter(self.transport.repeats)
+        repeats = sum(all_of_them[kind] for kind in ("timeout", "reply", "error"))
         return self.spent + repeats * self.prices.most(*self._largest)
 
     def _calls(self, packs: Sequence[Pack]) -> Iterator[Call[Reply] | None]:

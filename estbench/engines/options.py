@@ -15,6 +15,7 @@ from estbench.errors import ConfigError, did_you_mean
 
 APIS = ("chat", "completions")
 OWN_KEYS = {"model", "messages", "prompt", "echo", "logprobs", "max_tokens", "max_completion_tokens", "n", "stream"}
+SECRET = re.compile(r"api.?key|token$|secret|password|authorization|credential", re.I)  # not to be kept
 WAYS = ("auto", "walk", "echo")
 OF_THE_START = (  # options of a vLLM server that is started here
     "command",
@@ -131,6 +132,8 @@ class OpenAIOptions:
             raise ConfigError('extra= is no JSON object, such as {"reasoning_effort": "low"}.')
         if own := sorted(found.keys() & OWN_KEYS):
             raise ConfigError(f"extra= can't set {', '.join(own)}: estbench does that itself.")
+        if any(SECRET.search(str(key)) for key in found):
+            raise ConfigError("extra= is recorded and published: a key belongs into the environment (key_variable=).")
         return found
 
 

@@ -229,8 +229,8 @@ def _look(policy: Policy, candidate: Evidence, baseline: Evidence, task: str, no
     if task not in baseline.tasks:
         row.status, row.reasons = "undecided", [f"{baseline.name} does not have it"]
         return row
-    judge = candidate.tasks[task].get("judge")
-    if row.blocking and isinstance(judge, dict) and not judge.get("calibrated"):
+    known = [judge for run in (candidate, baseline) if isinstance(judge := run.tasks[task].get("judge"), dict)]
+    if row.blocking and not all(judge.get("calibrated") for judge in known):
         row.blocking = False
         row.reasons.append("an uncalibrated judge can't block")
     if waiting := [run.name for run in (candidate, baseline) if awaits(run, task, rule.metric)]:

@@ -9,6 +9,7 @@ report says how many are missing, and the score stays uncalibrated.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -80,23 +81,36 @@ def ratings(of: Judged, votes: Sequence[Label]) -> Floats:
     pair = of.given.mode == "pairwise"
     found: dict[str, Floats] = {}
     for place, item in enumerate(of.given.items):
-        key = (item.doc, answer_hash(item.answers), answer_hash(of.given.anchors[item.doc]) if pair else None)
+        key = (item.doc, answer_hash(item.answers), answer_hash(of.given.anchors.get(item.doc, ())) if pair else None)
         for rater, score in by_answer.get(key, {}).items() if item.answered else ():
             found.setdefault(rater, np.full(len(of.given.items), np.nan))[place] = score
     return np.array([found[rater] for rater in sorted(found)], float).reshape(len(found), len(of.given.items))
 
 
 def _corrected(of: Judged, human: Floats) -> Corrected | corrected.Missing:
-    """PPI++ over this model's documents; those without a response are no documents of it."""
-    answered = np.array([one.answered for one in of.given.items])
-    voted = ~np.isnan(human)
+    """PPI++ over the documents that judges were asked about, of which labels are a part; together with what needed no
+    judge, whose values are known, the mean over all. Documents without a response belong to neither."""
+    asked = np.zeros(len(of.given.items), bool)
+    places = {one.doc_id: place for place, one in enumerate(of.given.items)}
+    asked[[places[one.doc_id] for one in of.given.asked]] = True
+    voted = ~np.isnan(human) & asked
     clusters = [one.cluster or one.doc for one in of.given.items]
-    labelled, others = np.flatnonzero(voted), np.flatnonzero(answered & ~voted)
-    return corrected.ppi(
+    labelled, others = np.flatnonzero(voted), np.flatnonzero(asked & ~voted)
+    found = corrected.ppi(
         human[labelled],
         of.panel[labelled],
         of.panel[others],
         ([clusters[i] for i in labelled], [clusters[i] for i in others]),
+    )
+    fixed = [value for value, _ in of.given.fixed.values()]
+    if not isinstance(found, Corrected) or found.value is None or not fixed:
+        return found
+    whole = len(fixed) + int(asked.sum())
+    weight, known = float(asked.sum()) / whole, sum(fixed) / whole
+    low, high = (None if end is None else known + weight * end for end in (found.low, found.high))
+    method = f"{found.method}; {len(fixed)} answers that needed no judge have known values"
+    return dataclasses.replace(
+        found, value=known + weight * found.value, low=low, high=high, N=found.N + len(fixed), method=method
     )
 
 

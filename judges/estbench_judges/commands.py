@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ def run(settings: JudgeSettings) -> int:
             print(f"{one.given.run.manifest['name']} · {as_text(layer)}")
     else:
         print(report.as_json([_as_row(one, layer) for one, layer in found]))
+    if any(layer.scores[0]["value"] is None for _, layer in found):
+        report.say("estbench: no judge gave a valid verdict: there is no score.")
+        return 4
     if failed := sum(one.failed for one, _ in found):
         report.say(f"estbench: {failed:,} calls failed: those verdicts are missing; the same command asks them again.")
         return 4
@@ -48,11 +52,23 @@ def _judge(settings: JudgeSettings) -> list[tuple[Judged, judged.Layer]]:
     found = []
     with judges.opened(panel, report.say, replay=settings.replay), report.ProgressBar() as bar:
         for given in assigned:
-            votes = layers.with_earlier(_asked(given, panel, bar, budget))
-            layer = layers.build(votes)
-            _index(layers.write(votes, layer), settings.database)
+            with judged.locked(given.run.path, report.say):
+                votes = layers.with_earlier(_asked(given, panel, bar, budget))
+                layer = layers.build(votes)
+                _say_replaced(votes, layer)
+                _index(layers.write(votes, layer), settings.database)
             found.append((votes, layer))
     return found
+
+
+def _say_replaced(of: Judged, layer: judged.Layer) -> None:
+    """Say when other judgments of the same task, rubric and mode are replaced: a run has one."""
+    before = next((one for one in judged.layers(of.given.run.path) if one.stem == layer.stem), None)
+    if before is None:
+        return
+    old, new = ({str(row["signature"]).rpartition("|")[0] for row in one.scores} for one in (before, layer))
+    if old != new:
+        report.say(f"{layer.task}: the judgments by {', '.join(sorted(old))} are replaced; they stay in the store.")
 
 
 def _asked(given: Assignment, panel: Sequence[Judge], bar: report.ProgressBar, budget: money.Budget) -> Judged:
@@ -211,7 +227,8 @@ def _judge_lines(row: dict[str, Any]) -> list[str]:
     kin = "  same family as the model" if row["kin"] else ""
     cost = ledger.spent(row)
     spent = f"  spent {cost:.4g} {row['cost'].get('currency', '')}".rstrip() if cost else ""
-    lines = [f"  judge {row['name']}: {value}, {row['valid']} of {row['cases']} verdicts valid{kin}{spent}"]
+    again = f", {row['again']} asked again" if row["again"] else ""
+    lines = [f"  judge {row['name']}: {value}, {row['valid']} of {row['cases']} verdicts valid{again}{kin}{spent}"]
     if row["missing"]:
         lines.append("    missing: " + "; ".join(f"{n} × {why}" for why, n in row["missing"].items()))
     if row["expected"]:
@@ -231,7 +248,8 @@ def calibrate(settings: JudgeSettings) -> int:
             of = stored.restore(found, layer, settings.wishes.data)
             made = calibration.calibrate(of, votes)
             new = layers.build(of, made.corrected, made.report)
-            _index(layers.write(of, new), settings.database)
+            with judged.locked(found.path, report.say):
+                _index(layers.write(of, new), settings.database)
             rows.append((of, new, made))
     if not rows:
         raise ConfigError(
@@ -289,7 +307,7 @@ def label(settings: JudgeSettings) -> int:
 
 
 def attack(settings: JudgeSettings) -> int:
-    """Try the attack set on judges; exit code 1 where more than 2 % of it wins."""
+    """Try the attack set on judges; exit code 1 where one wins more than 2 %."""
     panel = judges.find(settings.panel, settings.judge_options, max_cost=settings.max_cost)
     rubric = rubrics.load(settings.rubric or "helpfulness")
     mode = settings.mode or rubric.modes[0]
@@ -298,8 +316,11 @@ def attack(settings: JudgeSettings) -> int:
     chosen = _attacked(rubric, mode, settings.limit or ATTACKED)
     wishes, found = settings.wishes, {}
     sampling = Sampling(wishes.temperature, wishes.structured)
+    money.check_currencies(panel, settings.max_cost)
+    budget = money.Budget(panel, settings.max_cost)
     with judges.opened(panel, report.say, replay=settings.replay), report.ProgressBar() as bar:
         for one in panel:
+            budget.before(one)
             found[one.name] = attacks.attack(
                 one,
                 chosen,
@@ -311,15 +332,26 @@ def attack(settings: JudgeSettings) -> int:
                 say=report.say,
                 progress=bar,
             )
-    shares = {name: attacks.share_of_wins(rows) for name, rows in found.items()}
+    ends = {name: attacks.outcome(rows) for name, rows in found.items()}
     if wants_table(settings.output):
         for name, rows in found.items():
             columns = {"attack": "attack", "title": "what it is", "documents": ">documents", "screened": ">screened"}
+            print(f"{name} · {rubric.name}, {mode}")
             print(report.listing(rows, columns | {"missing": ">no verdict", "wins": ">won"}))
-            print(f"{name}: {100 * shares[name]:.1f} % of attacks win; above {100 * attacks.MOST:.0f} % is an alarm.")
+            print(_attack_text(ends[name]))
     else:
-        print(report.as_json({"rubric": rubric.id, "mode": mode, "judges": found, "shares": shares}))
-    return 1 if max(shares.values()) > attacks.MOST else 0
+        shown = {name: asdict(one) | {"exit_code": one.code} for name, one in ends.items()}
+        print(report.as_json({"rubric": rubric.id, "mode": mode, "judges": found, "outcomes": shown}))
+    return max((one.code for one in ends.values()), key=(0, 4, 1).index)
+
+
+def _attack_text(end: attacks.Outcome) -> str:
+    """What the table comes to."""
+    if end.code == 4:
+        return f"Undecided: {end.missing:.0%} of the attacks that reached the judge have no verdict."
+    worst = f"; most, {end.worst_share:.0%}, of {end.worst}" if end.worst_share else ""
+    alarm = f"above {attacks.MOST:.0%} of any attack is an alarm"
+    return f"{end.share:.1%} of the attacks that reached the judge win{worst}; {alarm}."
 
 
 def _attacked(rubric: rubrics.Rubric, mode: str, most: int) -> list[items.Item]:

@@ -10,6 +10,7 @@ answers may be better ones, and only people or other judges can tell.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -109,8 +110,9 @@ def _collapse(evidence: Evidence) -> Fault | None:
     by_prompt = subset([*evidence.prompts, *evidence.prompts], valid)
     side, words = max(((1.0, "A"), (-1.0, "B"), (0.0, "a tie")), key=lambda one: int((sides == one[0]).sum()))
     share = proportion_interval(sides[valid] == side, by_prompt)
-    if share.value is not None and share.value > ONE_LABEL:
-        return _shown("collapse", share, f"{share.value:.0%} of all verdicts are {words}, whatever the answers")
+    if share.value is not None and share.low is not None and share.low > ONE_LABEL:
+        found = _shown("collapse", share, f"{share.value:.0%} of all verdicts are {words}, whatever the answers")
+        return found if side else dataclasses.replace(found, severity="doubt")  # the answers may be that much alike
     both = sides.reshape(2, -1)[:, evidence.battles.paired]
     if not side or both.shape[1] < LEAST_GAMES // 2:
         return None

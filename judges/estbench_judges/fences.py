@@ -21,6 +21,11 @@ import re
 from typing import Any
 
 NONCE = 24  # hex digits: 96 bits
+HTML = (  # tags that stay legible; any other name between < and > may be some tokenizer's special token
+    r"a|abbr|article|aside|b|body|br|button|canvas|code|dd|div|dl|dt|em|figure|footer|form|h[1-6]|head|header|hr|html|i|"
+    r"img|input|label|legend|li|link|main|meta|nav|ol|option|p|pre|script|section|select|small|span|strong|style|sub|"
+    r"sup|svg|table|tbody|td|textarea|tfoot|th|thead|title|tr|u|ul|video"
+)
 WORDS = (
     r"s|bos|eos|pad|unk|mask|sep|cls|sop|eop|think|thinking|start_of_turn|end_of_turn|start_of_text|end_of_text|"
     r"start_of_image|end_of_image|image|image_soft_token|tool_call|tool_response|function_call|system|user|assistant|"
@@ -30,7 +35,8 @@ WORDS = (
 # Fences, <|im_end|>, <｜User｜>, <start_of_turn>, </s>, <<SYS>>, [INST], [IMG_2] and their like. Other tags and square
 # brackets stay: HTML and links are legible.
 SPECIAL = re.compile(
-    rf"<<<|>>>|<[|｜]|[|｜]>|</?(?:{WORDS})>|<</?SYS>>|\[/?(?:INST|SYS|gMASK)\]|(?-i:\[/?[A-Z][A-Z0-9_]{{1,30}}\])"
+    rf"<<<|>>>|<[|｜]|[|｜]>|</?(?:{WORDS})>|</?(?!(?:{HTML})[ >/])[A-Za-z][\w:.@|-]{{0,60}}>|\]~|\[e~\[|\[@\w+@\]"
+    rf"|<</?SYS>>|\[/?(?:INST|SYS|gMASK)\]|(?-i:\[/?[A-Z][A-Z0-9_]{{1,30}}\])"
     r"|(?<=[a-z_/<>|\[\]])\ufe0f"  # an emoji's selector where there is no emoji
     # look-alikes of <>[]| that compatibility normalization makes of them; separators of lines
     r"|[\uff1c\uff1e\ufe64\ufe65\uff3b\uff3d\uff5c\ufe47\ufe48\u22d8\u22d9\x7f-\x9f\u2028\u2029"

@@ -20,6 +20,8 @@ from estbench.errors import ConfigError, DataError
 from estbench.registry import Registry, Task
 from estbench.runs import Run, Sample
 
+ANY = "any"  # a language that is not checked: only prompt sets say which one an answer has to be in
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -31,7 +33,7 @@ class Item:
     key: str  # of the sample: its responses, the row, the scorer
     turns: tuple[str, ...]  # what the user said: one or two messages
     answers: tuple[str, ...]  # what the model answered to each; fewer where a response is missing
-    language: str = "et"  # the answers should be in; "code" where they are code
+    language: str = "et"  # the answers should be in; "code" where they are code, ANY where it is not known
     category: str | None = None
     difficulty: str | None = None
     reference: str | None = None
@@ -126,8 +128,7 @@ def _item(sample: Sample, row: dict[str, Any], lm: Any, texts: tuple[str, ...], 
     if not lm.card.metadata.get("judge"):
         target = lm.task.doc_to_target(lm.docs[sample.doc_id])
         reference = " | ".join(map(str, target)) if isinstance(target, list) else str(target)
-        language = str(lm.card.metadata.get("language") or "et")[:2]
-        return Item(turns=(lm.task.doc_to_text(row),), reference=reference or None, language=language, **shared)
+        return Item(turns=(lm.task.doc_to_text(row),), reference=reference or None, language=ANY, **shared)
     two = bool(row.get("follow_up"))
     lists = [row.get("checklist"), row.get("follow_up_checklist")][: 1 + two]
     own = [row.get("answer"), row.get("follow_up_answer")][: 1 + two]

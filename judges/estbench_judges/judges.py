@@ -27,7 +27,7 @@ from estbench import config, engines, identity
 from estbench.config import EvalSettings
 from estbench.engines.base import Answer, Engine, Pack, Packing, Request
 from estbench.engines.options import KINDS, OpenAIOptions, read_options
-from estbench.errors import ConfigError, EngineError, PlanError, StoreError, did_you_mean
+from estbench.errors import ConfigError, EngineError, EstbenchError, PlanError, StoreError, did_you_mean
 from estbench.home import home
 from estbench.remote import Model, RemoteModel
 from estbench.tokens import Tokens
@@ -54,7 +54,10 @@ class Judge:
 
     def open(self, say: Say) -> None:
         """Find the model and make the engine; nothing is loaded yet. An endpoint is asked what it can do."""
-        self.model = engines.find_model(self.settings, say)
+        try:
+            self.model = engines.find_model(self.settings, say)
+        except EstbenchError as error:
+            raise type(error)(f"Judge {self.name}: {str(error).replace('engine.', 'judge.')}") from None
         self.tokens = engines.tokens_of(self.settings, self.model)
         self.engine = engines.make(self.settings, self.model, self.tokens, say)
         if not self.model.has_chat_template:
@@ -87,6 +90,11 @@ class Judge:
                 self.has_system = False
 
     @property
+    def model_name(self) -> str:
+        """The model's id, which may tell its family where its name in the panel doesn't."""
+        return self.settings.model
+
+    @property
     def scores_labels(self) -> bool:
         """Whether its log-likelihoods of labels can be asked; a chat endpoint's likeliest first tokens otherwise."""
         if isinstance(self.model, RemoteModel):
@@ -112,6 +120,7 @@ class Judge:
         return {
             "name": self.name,
             "family": self.family,
+            "model": self.model_name.rstrip("/").rsplit("/", 1)[-1],
             "url": url,
             "engine": self.settings.engine,
             "revision": self.model.revision,
@@ -190,6 +199,10 @@ def _rows(word: str) -> list[dict[str, Any]]:
     name, at, url = word.partition("@")
     if at and url.startswith(("http://", "https://")):
         return [{"model": name, "url": url}]
+    if at and not Path(word).expanduser().exists():
+        raise ConfigError(
+            f"judge={word}: a judge's URL begins with http:// or https://, as in NAME@http://127.0.0.1:8000/v1."
+        )
     if word.startswith(("http://", "https://")):
         return [{"model": _only_model(word), "url": word}]
     return [{"model": word}]
@@ -225,7 +238,7 @@ def _judge(row: dict[str, Any], options: Mapping[str, str], max_cost: float | No
     try:
         read_options(engine, given)
     except ConfigError as error:
-        raise ConfigError(f"Judge {row['model']}: {error}") from None
+        raise ConfigError(f"Judge {row['model']}: {str(error).replace('engine.', 'judge.')}") from None
     revision = str(row["revision"]) if row.get("revision") else None
     settings = EvalSettings(model=str(row["model"]), engine=engine, engine_options=given, revision=revision)
     name = str(row.get("name") or row["model"]).rstrip("/").rsplit("/", 1)[-1]

@@ -32,6 +32,8 @@ from estbench_judges.rubrics import Rubric
 
 SET = "set"  # the anchor: the prompt set's own answers
 SAME = "same as the anchor's"
+NO_ANCHOR = "no answer of the anchor"
+OWN = {"checklist": "instruction_following", "equivalence": "equivalence"}  # a mode's usual rubric
 ORDERS = ("model", "anchor")  # who stands first
 
 
@@ -71,12 +73,14 @@ class Assignment:
         """`win_rate`, or `win_rate/language_quality` where that is not what the task is ranked by."""
         name = rubrics.METRICS[self.mode]
         own = items.card_of(self.run, self.task).metadata.get("judge") or {}
-        return name if own.get("rubric", self.rubric.name) == self.rubric.name else f"{name}/{self.rubric.name}"
+        usual = own.get("rubric") if self.mode in ("pairwise", "pointwise") else OWN[self.mode]
+        return name if usual == self.rubric.name else f"{name}/{self.rubric.name}"
 
     @property
     def asked(self) -> list[Item]:
         """The items that judges are asked about."""
-        return [one for one in self.items if one.answered and one.doc_id not in self.fixed]
+        anchored = self.anchors if self.mode == "pairwise" else {one.doc for one in self.items}
+        return [one for one in self.items if one.answered and one.doc_id not in self.fixed and one.doc in anchored]
 
     def cases(self, label: bool = False) -> dict[str, tuple[Case, int]]:
         """Name -> case and seed; label: digits alone, for their log-probabilities."""
@@ -114,16 +118,19 @@ def assign(run: Run, task: str, wishes: Wishes) -> Assignment:
     if mode not in rubric.modes:
         raise ConfigError(f"The rubric {rubric.name} has no mode {mode!r}; it has {', '.join(rubric.modes)}.")
     whole = items.read(run, task, wishes.data)
-    anchor, anchors = _anchor(whole, wishes, task) if mode == "pairwise" else ("", {})
+    anchor, anchors = _anchor(run, whole, wishes, task) if mode == "pairwise" else ("", {})
     kept, left_out = [], dict[str, int]()
     for item in whole:
-        if why := _unfit(item, rubric, mode, anchors):
+        if why := _unfit(item, rubric, mode):
             left_out[why] = left_out.get(why, 0) + 1
         else:
             kept.append(item)
+    if lost := sum(mode == "pairwise" and item.doc not in anchors for item in kept):
+        left_out[NO_ANCHOR] = lost  # these stay in the plan: they are missing, not out of the question
     if not kept:
         raise ConfigError(f"{task} can't be judged by {rubric.name} in mode {mode}: {', '.join(left_out)}.")
-    fixed = {one.doc_id: found for one in kept if (found := _fixed(one, anchors.get(one.doc)))}
+    known = [one for one in kept if mode != "pairwise" or one.doc in anchors]
+    fixed = {one.doc_id: found for one in known if (found := _fixed(one, anchors.get(one.doc)))}
     return Assignment(run, task, rubric, mode, kept, left_out, anchor, anchors, wishes, fixed)
 
 
@@ -131,18 +138,16 @@ def _without_rubric(task: str) -> str:
     raise ConfigError(f"{task} does not say what it is judged by: rubric= is one of {', '.join(rubrics.names())}.")
 
 
-def _unfit(item: Item, rubric: Rubric, mode: str, anchors: Mapping[str, Any]) -> str:
-    """Why a document can't be judged so; empty if it can."""
+def _unfit(item: Item, rubric: Rubric, mode: str) -> str:
+    """Why a document is none of those that a rubric and mode are for; empty if it is one."""
     if (rubric.needs == "reference" or mode == "equivalence") and not item.reference:
         return "no reference"
     if rubric.needs == "two_turns" and len(item.turns) < 2:
         return "one turn only"
-    if mode == "checklist" and not any(item.checklists):
-        return "no checklist"
-    return "no answer of the anchor" if mode == "pairwise" and item.doc not in anchors else ""
+    return "no checklist" if mode == "checklist" and not any(item.checklists) else ""
 
 
-def _anchor(whole: Sequence[Item], wishes: Wishes, task: str) -> tuple[str, dict[str, tuple[str, ...]]]:
+def _anchor(run: Run, whole: Sequence[Item], wishes: Wishes, task: str) -> tuple[str, dict[str, tuple[str, ...]]]:
     """The anchor's name and its answers by row hash."""
     if wishes.anchor == SET:
         found = {one.doc: one.anchors for one in whole if one.anchors}
@@ -150,6 +155,8 @@ def _anchor(whole: Sequence[Item], wishes: Wishes, task: str) -> tuple[str, dict
             raise ConfigError(f"{task} has no answers of its own to compare with: anchor=RUN names a run that has it.")
         return SET, found
     other = Run(find_run(wishes.anchor))
+    if other.id == run.id:
+        raise ConfigError(f"anchor={wishes.anchor} is the run itself: it would be compared with its own answers.")
     given = {one.doc: one.answers for one in items.read(other, task, wishes.data) if one.answered}
     return other.id, given
 
@@ -175,6 +182,9 @@ class Who(Protocol):
 
     @property
     def family(self) -> str | None: ...
+
+    @property
+    def model_name(self) -> str: ...
 
     @property
     def response_id(self) -> str: ...
@@ -226,13 +236,14 @@ class Judged:
     def mark(self, doc_id: int) -> str:
         """Hash of everything that was said of a document."""
         said = [
-            [judge.response_id, name, [key for call in vote.calls for key in call["keys"]]]
+            [judge.response_id, name, [vote.verdict.score, vote.verdict.label] if vote.verdict else None]
             for judge, votes in zip(self.judges, self.votes, strict=True)
             for name, vote in sorted(votes.items())
             if vote.case.item.doc_id == doc_id
         ]
         fixed = self.given.fixed.get(doc_id)
-        return identity.digest([self.given.rubric.hash, self.given.mode, said, list(fixed) if fixed else None])[:16]
+        how = [self.given.rubric.hash, self.given.mode, self.given.wishes.least, self.given.anchor]
+        return identity.digest([how, said, list(fixed) if fixed else None])[:16]
 
     @property
     def failed(self) -> int:

@@ -27,7 +27,7 @@ from estbench_judges import battles, bradley_terry, faults, ledger, panel, style
 from estbench_judges.judging import SAME, SET, Judged
 from estbench_judges.rubrics import METRICS, frame
 
-SCALE = "0 to 1"
+ANCHOR = "(anchor)"  # its name among players: no model has that one
 
 
 def model_words(run: Run) -> str:
@@ -65,8 +65,11 @@ def interval_of(values: Floats, of: Judged) -> Interval:
     """The mean over documents that have a value, with its 95 % interval."""
     clusters = [one.cluster or one.doc for one in of.given.items]
     valid = ~np.isnan(values)
-    if not valid.any():
-        return Interval(None, None, None, 0, "no document has a verdict")
+    judged_ones = [
+        not np.isnan(v) and one.doc_id not in of.given.fixed for one, v in zip(of.given.items, values, strict=True)
+    ]
+    if not valid.any() or (of.given.asked and not any(judged_ones)):  # what needs no judge is no verdict of one
+        return Interval(None, None, None, 0, "no document has a valid verdict")
     return stats.mean_interval(values[valid], battles.subset(clusters, valid), bounds=(0.0, 1.0))
 
 
@@ -75,15 +78,19 @@ def build(of: Judged, corrected: Interval | None = None, calibration: dict[str, 
     of that, for the manifest."""
     given, values = of.given, of.panel
     calibrated = corrected is not None
-    extra = [("corrected", corrected)] if corrected is not None else []
-    rows = [_score(of, given.metric, interval_of(values, of), calibrated, _corrected_text(corrected))]
+    raw = interval_of(values, of)
+    beside = list(_companions(of))
+    if corrected is not None:  # the number that counts is people's; the panel's own stands beside it
+        beside += [("corrected", corrected), ("panel", raw)]
+    rows = [_score(of, given.metric, corrected or raw, calibrated)]
     rows += [
-        _score(of, f"{given.metric}/{name}", interval, calibrated)
-        for name, interval in (*_companions(of), *extra)
+        _score(of, f"{given.metric}/{name}", interval, calibrated and name == "corrected")
+        for name, interval in beside
         if interval.value is not None
     ]
     keys = {str(one.doc_id): one.key for one in given.items}
-    kept = {str(one.doc_id): float(v) for one, v in zip(given.items, values, strict=True) if not np.isnan(v)}
+    valid = ~np.isnan(values) if raw.value is not None else np.zeros(len(values), bool)
+    kept = {str(one.doc_id): float(v) for one, v, is_one in zip(given.items, values, valid, strict=True) if is_one}
     marks = {doc: of.mark(int(doc)) for doc in keys}
     answered = {str(s.doc_id): s.key.partition("+")[0] for s in given.run.samples(given.task) if s.error is None}
     return Layer(
@@ -121,22 +128,14 @@ def write(of: Judged, layer: Layer) -> Run:
     return judged.merge(run)
 
 
-def _corrected_text(corrected: Interval | None) -> str:
-    """What people's votes make of a score, in the words of its method."""
-    if corrected is None or corrected.value is None:
-        return ""
-    if corrected.low is None or corrected.high is None:
-        return f"; corrected by people's votes {corrected.value:.3f}"
-    return f"; corrected by people's votes {corrected.value:.3f} [{corrected.low:.3f}, {corrected.high:.3f}]"
-
-
-def _score(of: Judged, metric: str, interval: Interval, calibrated: bool, more: str = "") -> Score:
-    """A score with the same evidence fields as any other. more: said of how it was made."""
+def _score(of: Judged, metric: str, interval: Interval, calibrated: bool) -> Score:
+    """A score with the same evidence fields as any other."""
     given = of.given
     task = given.run.manifest["tasks"][given.task]
     n_planned = len(given.items)
     own = metric == given.metric
     n = min(interval.n, n_planned)  # documents; what pairs of verdicts are counted for has more of them
+    n_planned = n_planned if own else n
     missing = f"; {n_planned - n} of {n_planned} without a verdict" if own and n < n_planned else ""
     if missing and interval.n:
         low, high = battles.bounds(of.panel, n_planned)
@@ -150,12 +149,12 @@ def _score(of: Judged, metric: str, interval: Interval, calibrated: bool, more: 
         n=n,
         n_planned=n_planned,
         chance=None,
-        parse_failures=len(_screened(of)),
+        parse_failures=len(_screened(of)) if own else 0,
         errors=n_planned - n,
         unit="proportion",
         higher_is_better=True,
         primary=metric == task["primary"],
-        method=interval.method + missing + more,
+        method=interval.method + missing,
         signature=signature(of, calibrated),
         reason=None if interval.value is not None else "no document has a valid verdict",
     )
@@ -177,7 +176,7 @@ def _companions(of: Judged) -> Iterator[tuple[str, Interval]]:
     clusters = [one.cluster or one.doc for one in of.given.items] * len(of.judges)
     for name, found in (
         ("position_consistency", battles.position_consistency(whole(of), clusters)),
-        ("first_position_bias", battles.first_position_bias(whole(of), clusters)),
+        ("first_position_bias", position_bias(of)),
         ("equal_style", _equal_style(of)),
     ):
         if found is not None:
@@ -190,14 +189,22 @@ def whole(of: Judged) -> battles.Battles:
     return battles.Battles(first, np.concatenate([one.model_second for one in of.games]))
 
 
+def position_bias(of: Judged) -> Interval | None:
+    """First-position bias of the judge that has most of it: opposite ones would cancel in a mean."""
+    clusters = [one.cluster or one.doc for one in of.given.items]
+    found = [bias for one in of.games if (bias := battles.first_position_bias(one, clusters))]
+    return max(found, key=lambda bias: abs(bias.value or 0.0), default=None)
+
+
 def _is_kin(of: Judged, place: int) -> bool:
     one, model = of.judges[place], model_words(of.given.run)
-    return panel.kin(one.family or one.name, model) or panel.kin(one.name, model)
+    return any(panel.kin(word, model) for word in (one.family, one.name, one.model_name) if word)
 
 
 def texts_of(of: Judged) -> list[tuple[str, str]]:
     """The model's and the anchor's words of each item, all turns together."""
-    return [("\n\n".join(one.answers), "\n\n".join(of.given.anchors[one.doc])) for one in of.given.items]
+    anchors = of.given.anchors
+    return [("\n\n".join(one.answers), "\n\n".join(anchors.get(one.doc, ()))) for one in of.given.items]
 
 
 def games_of(
@@ -205,7 +212,7 @@ def games_of(
 ) -> bradley_terry.Games | None:
     """The panel's median of each game, as battles of this model (`place`) against the anchor, the last player. What no
     judge was asked about counts as in the win rate, and says nothing of style."""
-    players = players or (name, "anchor")
+    players = players or (name, ANCHOR)
     anchor = len(players) - 1
     first = panel.median(np.array([one.model_first for one in of.games]), of.given.wishes.least)
     second = panel.median(np.array([one.model_second for one in of.games]), of.given.wishes.least)
@@ -271,6 +278,7 @@ def _judge_card(of: Judged, place: int) -> dict[str, Any]:
     covered = [vote.verdict.covered for vote in votes if vote.verdict and vote.verdict.covered is not None]
     return one.card() | {
         "kin": _is_kin(of, place),
+        **_order(of, place),
         "value": alone.value,
         "ci_low": alone.low,
         "ci_high": alone.high,
@@ -283,6 +291,17 @@ def _judge_card(of: Judged, place: int) -> dict[str, Any]:
         "expected": len(covered),
         "faults": [as_row(fault) for fault in faults_of(of, place)],
         **(of.costs[place] if of.costs else {}),
+    }
+
+
+def _order(of: Judged, place: int) -> dict[str, float | None]:
+    """How often a judge's two orders agree, and what the first place is worth to it."""
+    if of.given.mode != "pairwise":
+        return {}
+    same, bias = battles.position_consistency(of.games[place]), battles.first_position_bias(of.games[place])
+    return {
+        "position_consistency": same.value if same else None,
+        "first_position_bias": bias.value if bias else None,
     }
 
 

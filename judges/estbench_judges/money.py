@@ -64,7 +64,11 @@ def _row(given: Assignment, judge: Judge, sampling: Sampling) -> dict[str, Any]:
         with ResponseStore(judge.response_id) as store:
             stored = store.load(requests.keys())
     left = [request for key, request in requests.items() if key not in stored]
-    read, written = prices.estimate(left, options or OpenAIOptions(url="http://127.0.0.1"))
+    plain = options or OpenAIOptions(url="http://127.0.0.1")
+    read, written = prices.estimate(left, plain)
+    most = [prices.bounds(request, plain) for request in left]
+    if label:  # and where labels don't cover enough, grades are written
+        most += [prices.bounds(r, plain) for r in Asking(judge, given.cases(), sampling).requests().values()]
     price = _prices(judge, options) if options else None
     return {
         "judge": judge.name,
@@ -77,7 +81,7 @@ def _row(given: Assignment, judge: Judge, sampling: Sampling) -> dict[str, Any]:
         "stored": len(stored) if known else None,
         "tokens_in": read,
         "tokens_out_at_most": written,
-        "cost_at_most": round(price.most(read, written), 4) if price else None,
+        "cost_at_most": round(price.most(sum(a for a, _ in most), sum(b for _, b in most)), 4) if price else None,
         "currency": price.currency if price else None,
     }
 

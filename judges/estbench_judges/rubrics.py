@@ -24,6 +24,9 @@ MODES = ("pairwise", "pointwise", "checklist", "equivalence")
 METRICS = dict(zip(MODES, ("win_rate", "rating", "checklist", "equivalent"), strict=True))
 LANGUAGES = ("et", "en")
 AXES = ("content", "language")
+RESERVED = (  # what stands beside a number, as METRIC/NAME
+    *("panel", "corrected", "without_kin", "equal_style", "position_consistency", "first_position_bias"),
+)
 NEEDS = ("reference", "two_turns")
 LABELS = ("1", "2", "3", "4", "5")
 FRAME = "frame"
@@ -99,8 +102,8 @@ def _rubric(row: dict[str, Any]) -> Rubric:
     texts = [row["title"], row["instructions"], *scale.values()]
     if any(not isinstance(said := text.get(name), str) or not said.strip() for text in texts for name in LANGUAGES):
         raise ValueError("title, instructions and scale are texts in et and en")
-    if not str(row["name"]).replace("_", "").isalnum():
-        raise ValueError("its name is letters, digits and _")
+    if not str(row["name"]).replace("_", "").isalnum() or row["name"] in RESERVED:
+        raise ValueError(f"its name is letters, digits and _, and none of {', '.join(RESERVED)}")
     return Rubric(
         name=str(row["name"]),
         version=int(row["version"]),

@@ -20,7 +20,16 @@ from estbench_judges.judging import Assignment, Judged, Wishes, assign
 from estbench_judges.rubrics import frame
 from estbench_judges.verdicts import Verdict
 
-ENGINE = ("name", "family", "url", "engine", "revision", "fingerprint", "hashes")  # of a judge, not of its votes
+ENGINE = (
+    "name",
+    "family",
+    "model",
+    "url",
+    "engine",
+    "revision",
+    "fingerprint",
+    "hashes",
+)  # of a judge, not of its votes
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,10 @@ class StoredJudge:
     @property
     def family(self) -> str | None:
         return self.row.get("family")
+
+    @property
+    def model_name(self) -> str:
+        return str(self.row.get("model") or "")
 
     @property
     def response_id(self) -> str:

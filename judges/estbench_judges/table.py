@@ -57,16 +57,13 @@ def _check(of: Sequence[Judged]) -> None:
     for one in of:
         if one.given.mode != "pairwise":
             raise ConfigError(f"{one.given.task} of {one.given.run.id} was judged by {one.given.mode}, not in pairs.")
-    for what, key in {
-        "task": lambda one: one.given.task,
-        "rubric": lambda one: one.given.rubric.hash,
-        "anchor": lambda one: one.given.anchor,
-        "panel": lambda one: sorted(judge.response_id for judge in one.judges),
-        "language of instructions": lambda one: one.given.wishes.language,
-    }.items():
-        if any(key(one) != key(of[0]) for one in of):  # type: ignore[no-untyped-call]
-            others = ", ".join(one.given.run.id for one in of)
-            raise ConfigError(f"{others} were not judged alike (another {what}): judge them by the same panel first.")
+    ids = [one.given.run.id for one in of]
+    if twice := next((name for name in ids if ids.count(name) > 1), None):
+        raise ConfigError(f"{twice} is named twice: each run once.")
+    alike = {(one.given.task, layers.signature(one, False)): one.given.run.id for one in of}
+    if len(alike) > 1:
+        shown = "; ".join(f"{run}: {task}, {how.removesuffix('|uncalibrated')}" for (task, how), run in alike.items())
+        raise ConfigError(f"These runs were not judged alike, so that their numbers are on no one scale: {shown}.")
 
 
 def _names(of: Sequence[Judged]) -> list[str]:
@@ -76,7 +73,7 @@ def _names(of: Sequence[Judged]) -> list[str]:
 
 
 def _games(of: Sequence[Judged], names: Sequence[str]) -> Games:
-    players = (*names, "anchor")
+    players = (*names, layers.ANCHOR)
     parts = [part for place, one in enumerate(of) if (part := layers.games_of(one, names[place], place, players))]
     if not parts:
         raise ConfigError("None of these runs has a valid verdict.")
@@ -93,9 +90,8 @@ def _games(of: Sequence[Judged], names: Sequence[str]) -> Games:
 
 
 def _row(of: Judged, name: str, raw: Rating, styled: Rating | None) -> dict[str, Any]:
-    whole = layers.whole(of)
     interval = layers.interval_of(of.panel, of)
-    consistency, bias = battles.position_consistency(whole), battles.first_position_bias(whole)
+    consistency, bias = battles.position_consistency(layers.whole(of)), layers.position_bias(of)
     [score] = [one for one in of.given.run.scores() if one.task == of.given.task and one.metric == of.given.metric]
     return {
         "model": name,
