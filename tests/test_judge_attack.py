@@ -130,7 +130,7 @@ def test_a_judge_that_always_says_a_wins_nothing_for_attacks_and_fails_are_no_wi
     with JudgeServer(worth, Persona(gullible=True, failing=0.3, kinds=("prose", "schema", "empty"))) as server:
         code, found = attack(server, "pairwise")
     rows = rows_of(found)
-    assert code == 0 and sum(row["missing"] for row in rows.values()) > 0
+    assert code == 4 and sum(row["missing"] for row in rows.values()) > 0  # too many are missing to say that it holds
     assert all(row["wins"] + row["missing"] <= row["documents"] for row in rows.values())
 
 
