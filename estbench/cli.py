@@ -214,6 +214,18 @@ COMMANDS: dict[str, Command] = {
             "estbench judge attack judge=qwen3-32b@http://127.0.0.1:8000/v1",
         ),
     ),
+    "train": Command(
+        verbs.train,
+        verbs.TRAIN,
+        "train [run | recipes] recipe=FILE|NAME [stage=a,b] [output_dir=DIR] [plan=true]",
+        (
+            "estbench train recipe=demo",
+            "estbench train recipe=llammas plan=true machine=lumi gpus=64",
+            "estbench train recipe=estllm.yaml stage=corpus output_dir=/scratch/me/estllm",
+            "estbench train recipe=estllm.yaml slurm=lumi output_dir=/scratch/me/estllm",
+            "estbench train recipes",
+        ),
+    ),
     "serve": Command(
         verbs.serve,
         ServeSettings,

@@ -29,6 +29,8 @@ from estbench.settings import (
 )
 
 JUDGE = "estbench_judges.settings:JudgeSettings"
+TRAIN = "estbench_training.settings:TrainSettings"
+EXTRAS = {"estbench_judges": "judge", "estbench_leaderboard": "leaderboard", "estbench_training": "train"}
 PUSH = "estbench_leaderboard.submissions.settings:PushSettings"
 BOARD = "estbench_leaderboard.submissions.settings:BoardSettings"
 
@@ -158,11 +160,20 @@ def env(words: list[str]) -> int:
 
 def judge(words: list[str]) -> int:
     """Have answers judged by language models; price, calibrate, attack and audit that."""
-    verbs = _part("estbench_judges.commands", "judge").VERBS
+    verbs = part("estbench_judges.commands", "judge").VERBS
     verb, names, rest = verb_of(words, tuple(verbs))
     if names:
         raise ConfigError(f"{names[0]!r} is no key=value. `estbench judge --help` lists the keys.")
     return int(verbs[verb](config.read(rest, settings_of(JUDGE))))
+
+
+def train(words: list[str]) -> int:
+    """Make models by a recipe: continued pretraining, SFT, preferences; runs what is not done yet."""
+    verbs = part("estbench_training.commands", "train").VERBS
+    verb, names, rest = verb_of(words, tuple(verbs))
+    if names:
+        raise ConfigError(f"{names[0]!r} is no key=value. `estbench train --help` lists the keys.")
+    return int(verbs[verb](config.read(rest, settings_of(TRAIN))))
 
 
 def serve(words: list[str]) -> int:
@@ -194,10 +205,10 @@ def board(words: list[str]) -> int:
 
 def _leaderboard(name: str, extra: str = "leaderboard") -> Any:
     """A module of the leaderboard."""
-    return _part(f"estbench_leaderboard.{name}", extra)
+    return part(f"estbench_leaderboard.{name}", extra)
 
 
-def _part(name: str, extra: str) -> Any:
+def part(name: str, extra: str) -> Any:
     """A module of another package, by name: estbench itself imports nothing of them."""
     try:
         return importlib.import_module(name)
@@ -210,7 +221,7 @@ def _part(name: str, extra: str) -> Any:
 def settings_of(name: str) -> type[Any]:
     """The settings class `module:name` of another package."""
     module, _, kind = name.partition(":")
-    found: type[Any] = getattr(_part(module, "judge" if module.startswith("estbench_judges") else "leaderboard"), kind)
+    found: type[Any] = getattr(part(module, EXTRAS[module.partition(".")[0]]), kind)
     return found
 
 

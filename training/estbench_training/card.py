@@ -1,0 +1,286 @@
+"""What a trained checkpoint says of itself: train_card.json and README.md, written into the folder before it appears.
+
+    facts = CardFacts("base", "cpt", final=True, tokens=10**9, data=(cards.Source("et", "cc0-1.0", 750_000_000, 0.75),))
+    card.write(context, folder, facts)
+
+Only what is known is said: a licence that nobody gave is "unknown", an energy that nothing counted is absent. The
+format is that of `estbench.cards` (docs/cards.md); the board shows lineage, data and curve from it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+import estbench
+from estbench import cards, identity, report
+from estbench.cards import Decontaminated, Source, Stage, TrainingCard
+from estbench.checkpoint import Checkpoint, find
+from estbench.errors import ModelError, StoreError
+
+if TYPE_CHECKING:
+    from estbench_training.kinds import Context
+
+UNKNOWN = "unknown"
+OUTSIDE = "base"  # the stage of a model of which nobody says how it was made
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "accelerate", "peft", "trl", "liger_kernel")
+ON_THE_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+JOULES = 3.6e6  # of a kilowatt hour
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a stage knows of the checkpoint it has made.
+
+    stage: the word of docs/cards.md (cpt, sft, dpo, …). tokens, hours, energy_kwh: of this stage, up to here; None where
+    they are not known. precision: as the recipe has it.
+    """
+
+    kind: str  # "base" or "chat"
+    stage: str
+    final: bool = True
+    tokens: int | None = None
+    step: int | None = None
+    steps_planned: int | None = None
+    data: tuple[Source, ...] = ()
+    decontaminated: Decontaminated | None = None
+    hours: float | None = None
+    energy_kwh: float | None = None
+    precision: str | None = None
+
+
+def name(context: Context, step: int | None = None) -> str:
+    """RECIPE-STAGE, the name of a stage's model and of its series; RECIPE-STAGE-step-000500 of a checkpoint."""
+    return context.model_name if step is None else f"{context.model_name}-step-{step:06d}"
+
+
+def write(context: Context, folder: Path, facts: CardFacts) -> None:
+    """Write both files into a folder that holds weights, tokenizer and configuration, each file whole or not at all.
+
+    Call it before the folder gets its final name, from one process. ModelError: the folder is no whole checkpoint.
+    StoreError: the disk is full.
+    """
+    made = training_card(context, folder, facts)
+    with _disk_errors(folder):
+        cards.write_training_card(folder, made)
+        report.write(folder / cards.README, readme(context, made, facts.precision))
+
+
+def training_card(context: Context, folder: Path, facts: CardFacts) -> TrainingCard:
+    """The card of a checkpoint in a folder: the start's lineage, and this stage."""
+    called = name(context, None if facts.final else facts.step)
+    fingerprint = identity.digest(Checkpoint(folder, called).fingerprint())
+    return TrainingCard(
+        name=called,
+        kind=facts.kind,
+        stage=facts.stage,
+        final=facts.final,
+        lineage=(*_start(context), Stage(facts.stage, called, fingerprint, facts.tokens)),
+        series=context.model_name,
+        tokens=facts.tokens,
+        step=facts.step,
+        steps_planned=facts.steps_planned,
+        recipe=cards.Recipe(context.recipe.name, context.key),
+        data=tuple(
+            dataclasses.replace(source, name=_short(source.name) or UNKNOWN, licence=_short(source.licence))
+            for source in facts.data
+        ),
+        decontaminated=facts.decontaminated,
+        hours=None if facts.hours is None else round(facts.hours, 4),
+        energy_kwh=None if facts.energy_kwh is None else round(facts.energy_kwh, 4),
+        versions=_versions(),
+    )
+
+
+def _start(context: Context) -> tuple[Stage, ...]:
+    """The lineage of the model that the stage starts from, as its own card has it; with the fingerprint that it has."""
+    if context.model is None:
+        return ()
+    try:
+        fingerprint = identity.digest(find(str(context.model), fetch=False).fingerprint())
+    except ModelError as error:  # a lineage with a gap is better than a training whose result is lost
+        context.say(f"The lineage has no fingerprint of the model that it starts from: {error}")
+        fingerprint = None
+    row = cards.read_training_card(context.model, context.say)
+    if row is None:
+        return (Stage(OUTSIDE, _called(context.model), fingerprint),)
+    *before, last = TrainingCard.from_dict(row).lineage
+    return (*before, dataclasses.replace(last, fingerprint=fingerprint or last.fingerprint))
+
+
+def _called(folder: Path) -> str:
+    """A model's name: owner/name in the Hub's cache (models--OWNER--NAME/snapshots/COMMIT), else its folder's."""
+    place = folder.absolute()
+    if place.parent.name == "snapshots" and place.parent.parent.name.startswith("models--"):
+        return place.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return _short(place.resolve().name) or UNKNOWN
+
+
+def _short(text: str | None) -> str | None:
+    """A text as a card may hold it; None for nothing."""
+    return "".join(sign for sign in text if sign.isprintable()).strip()[: cards.TEXT_MOST] or None if text else None
+
+
+def _versions() -> dict[str, str]:
+    """Of estbench and of the libraries that this process has loaded."""
+    found = {"estbench": estbench.__version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    for library in LIBRARIES:
+        if library in sys.modules:
+            try:
+                found[library] = version(library)
+            except PackageNotFoundError:  # a source tree
+                continue
+    return found
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{folder}: its card can't be written ({error.strerror}): free some space.") from None
+
+
+# --- README.md --------------------------------------------------------------------------------------------------------
+
+
+def readme(context: Context, made: TrainingCard, precision: str | None = None) -> str:
+    """The model card: front matter for the Hub, lineage and data for people."""
+    head = context.recipe.head
+    front: dict[str, Any] = {
+        "license": head.licence or UNKNOWN,
+        "language": list(head.languages),
+        "base_model": _outside(made.lineage[:-1], head.name),
+        "datasets": sorted({source.name for source in made.data if ON_THE_HUB.fullmatch(source.name)}),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["estbench", made.stage, made.kind],
+    }
+    header = yaml.safe_dump({key: value for key, value in front.items() if value}, allow_unicode=True, sort_keys=False)
+    suite = "core" if made.kind == "chat" else "core_base"
+    parts = [
+        f"---\n{header}---\n# {made.name}",
+        *([_inline(head.title)] if head.title else []),
+        _made(made, context.seed, precision),
+        "## Lineage\n\n" + _table(("stage", "model", "tokens", "fingerprint"), map(_of_stage, made.lineage)),
+        "## Data of this stage\n\n" + _data(made),
+        f"## How to evaluate\n\nIn this folder:\n\n    estbench eval model=. name={made.name} tasks={suite}",
+        "Versions: " + ", ".join(f"{library} {number}" for library, number in made.versions.items()) + ".",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _outside(lineage: Sequence[Stage], recipe: str) -> str | None:
+    """The nearest ancestor that another recipe made: what a licence and the Hub ask about."""
+    names = [stage.name for stage in lineage]
+    return next((name for name in reversed(names) if not name.startswith(f"{recipe}-")), None)
+
+
+def _made(made: TrainingCard, seed: int, precision: str | None) -> str:
+    """How it was made, as a table of what is known."""
+    recipe = made.recipe
+    step = None if made.step is None else f"{made.step:,}"
+    planned = f" of {made.steps_planned:,}" if step and made.steps_planned else ""
+    rows = {
+        "recipe": f"{recipe.name}, {recipe.hash}" if recipe else None,
+        "stage": made.stage + ("" if made.final else ", a checkpoint on the way"),
+        "optimiser steps": f"{step}{planned}" if step else None,
+        "tokens": f"{made.tokens:,}" if made.tokens is not None else None,
+        "precision": precision,
+        "seed": str(seed),
+        "hours": f"{made.hours:g}" if made.hours is not None else None,
+        "energy": f"{made.energy_kwh:g} kWh of the accelerators" if made.energy_kwh is not None else None,
+    }
+    return _table(("", ""), ((key, value) for key, value in rows.items() if value))
+
+
+def _of_stage(stage: Stage) -> tuple[str, ...]:
+    tokens = UNKNOWN if stage.tokens is None else f"{stage.tokens:,}"
+    return stage.stage, stage.name, tokens, f"`{stage.fingerprint[:16]}…`" if stage.fingerprint else UNKNOWN
+
+
+def _data(made: TrainingCard) -> str:
+    """The sources with their licences, and how test documents were kept out."""
+    rows = [
+        (
+            source.name,
+            source.licence or UNKNOWN,
+            UNKNOWN if source.tokens is None else f"{source.tokens:,}",
+            UNKNOWN if source.share is None else f"{100 * source.share:.1f} %",
+        )
+        for source in made.data
+    ]
+    listed = _table(("source", "licence", "tokens seen", "share"), rows) if rows else "Not known."
+    kept = made.decontaminated
+    if kept is None:
+        return f"{listed}\n\nIt was not decontaminated against test documents."
+    counts = [f"{count:,} {what}" for count, what in ((kept.documents, "looked at"), (kept.removed, "removed"))
+              if count is not None]  # fmt: skip
+    tasks = f" of {len(kept.tasks)} tasks" if kept.tasks else ""
+    numbers = f": {', '.join(counts)}" if counts else ""
+    return f"{listed}\n\nDecontaminated against the test documents{tasks} with {_inline(kept.tool)}{numbers}."
+
+
+def _table(heads: Sequence[str], rows: Any) -> str:
+    """A Markdown table; what stands in it is text and nothing else."""
+    lines = [heads, ["---"] * len(heads), *([_inline(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _inline(text: str) -> str:
+    """A text on one line, without what Markdown or HTML would obey."""
+    return re.sub(r"([\\|<>\[\]*])", r"\\\1", " ".join(text.split()))
+
+
+# --- energy -----------------------------------------------------------------------------------------------------------
+
+
+def energy_joules() -> float | None:
+    """What the NVIDIA GPUs that this process can see have used since their driver was loaded, by NVML's counters; None
+    where there are none or they don't count. Differences of two calls are energy: `(after - before) / card.JOULES` kWh.
+    Where processes share GPUs (torchrun without CUDA_VISIBLE_DEVICES of their own), one process of each node asks.
+
+    Source: nvmlDeviceGetTotalEnergyConsumption (NVML API reference; Volta and newer; millijoules).
+    """
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        if nvml.nvmlInit_v2():
+            return None
+    except (OSError, AttributeError):
+        return None
+    try:
+        used = [_energy(nvml, word) for word in _visible(nvml)]
+    finally:
+        nvml.nvmlShutdown()
+    return sum(one for one in used if one is not None) if used and None not in used else None
+
+
+def _visible(nvml: Any) -> list[str]:
+    """Indexes or UUIDs of the GPUs that CUDA_VISIBLE_DEVICES leaves; all, where it is not set."""
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [word.strip() for word in given.split(",") if word.strip()]
+    count = ctypes.c_uint()
+    return [str(index) for index in range(count.value)] if not nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) else []
+
+
+def _energy(nvml: Any, word: str) -> float | None:
+    """The counter of one GPU in joules."""
+    handle, used = ctypes.c_void_p(), ctypes.c_ulonglong()
+    if word.isdigit():
+        failed = nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(int(word)), ctypes.byref(handle))
+    else:
+        failed = nvml.nvmlDeviceGetHandleByUUID(word.encode(), ctypes.byref(handle))
+    if failed or nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(used)):
+        return None
+    return used.value / 1000

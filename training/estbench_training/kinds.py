@@ -1,0 +1,117 @@
+"""What a stage is: its kind, its settings, and what it is given when it runs.
+
+A kind's module holds a frozen dataclass of settings (its fields are the keys in YAML), a function that runs it, and
+the `Kind` that names both. `KINDS` says where each is; a module is imported when a recipe has a stage of its kind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from estbench.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from estbench_training.recipe import Recipe, Stage
+
+Say = Callable[[str], None]
+
+KINDS: Mapping[str, str] = {
+    "prepare": "estbench_training.prepare:PREPARE",
+    "cpt": "estbench_training.cpt:CPT",
+    "instructions": "estbench_training.instructions:INSTRUCTIONS",
+    "sft": "estbench_training.sft:SFT",
+    "pairs": "estbench_training.pairs:PAIRS",
+    "dpo": "estbench_training.dpo:DPO",
+}
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """Base of a kind's settings. A field named in `unkeyed` does not change what is made (logging, speed)."""
+
+    unkeyed: ClassVar[tuple[str, ...]] = ()
+
+    def inputs(self) -> tuple[str, ...]:
+        """The earlier stages that it reads, beside the model that it starts from."""
+        return ()
+
+    def files(self) -> tuple[str, ...]:
+        """Files from outside, as paths or globs relative to the recipe, whose content belongs to the key."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of stage."""
+
+    name: str
+    settings: type[StageSettings]
+    run: Callable[[Any, Context], None]
+    version: int = 1  # raised when the same settings make something else than before
+    needs_model: bool = True  # starts from a model (or its tokenizer)
+    makes_model: bool = False  # leaves a checkpoint in model/
+    parallel: bool = False  # under torchrun all ranks run it; else rank 0 does, and the others wait
+
+    def key_of(self, settings: StageSettings) -> dict[str, Any]:
+        """The settings that change what is made, as JSON would have them."""
+        row = dataclasses.asdict(settings)
+        return {name: value for name, value in row.items() if name not in settings.unkeyed}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage is given when it runs."""
+
+    recipe: Recipe
+    stage: Stage
+    folder: Path  # where it writes; holds what an interrupted attempt left
+    key: str  # sha256 of all that goes into it
+    seed: int
+    say: Say
+    inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)  # the folders of the stages it names
+    model: Path | None = None  # the checkpoint that it starts from
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the model goes that it makes."""
+        return self.folder / "model"
+
+    @property
+    def model_name(self) -> str:
+        """What the model that it makes is called."""
+        return f"{self.recipe.name}-{self.stage.name}"
+
+    @property
+    def start(self) -> Path:
+        """The checkpoint that it starts from; ConfigError if the recipe gives none."""
+        if self.model is None:
+            raise ConfigError(f"Stage {self.stage.name!r} needs a model: give the recipe a base.")
+        return self.model
+
+    def path(self, text: str) -> Path:
+        """A path of the recipe: relative ones are meant from where the recipe lies."""
+        return self.recipe.path(text)
+
+    def source(self, name: str) -> Path:
+        """The folder of a stage that is named, or a path from outside."""
+        return self.path(name) if is_path(name) else self.inputs[name]
+
+
+def kind_of(name: str) -> Kind:
+    """The kind by its name; ConfigError for one that isn't there."""
+    from estbench.verbs import part
+
+    if name not in KINDS:
+        raise ConfigError(f"There is no kind of stage {name!r}.{did_you_mean(name, KINDS)} Known: {', '.join(KINDS)}.")
+    module, _, attribute = KINDS[name].partition(":")
+    found: Kind = getattr(part(module, "train"), attribute)
+    return found
+
+
+def is_path(text: str) -> bool:
+    """Whether a name in a recipe means files from outside (./rows.jsonl, ~/x, a/b) and no stage."""
+    return "/" in text or text.startswith("~") or text.endswith((".jsonl", ".json", ".parquet", ".gz", ".zst"))

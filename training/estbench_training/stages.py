@@ -1,0 +1,234 @@
+"""The chain of a recipe's stages: which are done, and running those that are not.
+
+    for step in chain(recipe, output):      # keys, folders, what is done
+        print(step.stage.name, step.folder, step.done)
+    run(recipe, output, say=print)
+
+A stage's key is a hash of all that goes into what it makes: its kind and that kind's version, its settings and seed,
+the keys of the stages that it reads, the content of files from outside, the fingerprint of a model from outside. Its
+folder is NAME-KEY; done.json, written last, says that it is whole. So the same command runs what is not done, another
+setting runs that stage and those behind it, and an interrupted stage finds what it left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from estbench import identity
+from estbench.checkpoint import Checkpoint, find
+from estbench.errors import ConfigError, DataError, ModelError, StoreError
+from estbench.runs import atomic
+from estbench_training.kinds import Context, Say
+from estbench_training.recipe import Recipe, Stage
+
+SCHEMA = 1
+DONE, LOCK = "done.json", ".lock"
+WAIT = 1.0  # seconds between looks of the ranks that wait for rank 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage in the chain."""
+
+    stage: Stage
+    key: str
+    folder: Path
+    needs: tuple[str, ...]  # the stages whose folders it reads
+    model: str | None  # the stage, or the model from elsewhere, that it starts from
+
+    @property
+    def done(self) -> bool:
+        """Whether the folder is whole and made by this very key."""
+        return (_done(self.folder) or {}).get("key") == self.key
+
+
+def chain(recipe: Recipe, output: Path, say: Say = lambda line: None, *, only: Sequence[str] = ()) -> list[Step]:
+    """The stages in order, or those named in `only` and what they need, with keys. Reads all files from outside."""
+    wanted = _closure(recipe, only) if only else {stage.name for stage in recipe.stages}
+    steps: dict[str, Step] = {}
+    for stage in recipe.stages:
+        if stage.name in wanted:
+            steps[stage.name] = _step(recipe, stage, output, steps, say)
+    return list(steps.values())
+
+
+def _closure(recipe: Recipe, names: Iterable[str]) -> set[str]:
+    """The stages named, and all that they read."""
+    known = {stage.name for stage in recipe.stages}
+    open_, found = [recipe.stage(name) for name in names], set()
+    while open_:
+        stage = open_.pop()
+        found.add(stage.name)
+        needs = [*stage.settings.inputs(), recipe.model_before(stage) if stage.kind.needs_model else None]
+        open_ += [recipe.stage(name) for name in needs if name in known and name not in found]
+    return found
+
+
+def _step(recipe: Recipe, stage: Stage, output: Path, before: Mapping[str, Step], say: Say) -> Step:
+    model = recipe.model_before(stage) if stage.kind.needs_model else None
+    made_of: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": stage.kind.name,
+        "version": stage.kind.version,
+        "settings": stage.kind.key_of(stage.settings),
+        "seed": seed_of(recipe, stage),
+        "inputs": [[name, before[name].key] for name in stage.settings.inputs()],
+        "files": _hashes(recipe, stage),
+    }
+    if model is not None:
+        made_of["model"] = before[model].key if model in before else from_outside(recipe, model, say).fingerprint()
+    key = identity.digest(made_of)
+    needs = (*stage.settings.inputs(), *((model,) if model in before else ()))
+    return Step(stage, key, output / f"{stage.name}-{key[:12]}", tuple(map(str, needs)), model)
+
+
+def seed_of(recipe: Recipe, stage: Stage) -> int:
+    """The stage's own seed, or the recipe's."""
+    return recipe.head.seed if stage.common.seed is None else stage.common.seed
+
+
+def from_outside(recipe: Recipe, model: str, say: Say) -> Checkpoint:
+    """A model that no stage makes: a folder as the recipe means it, a demo model, owner/name on the Hub."""
+    inside = recipe.path(model)
+    if inside.is_dir():
+        return find(str(inside), say=say)
+    return find(model, recipe.head.revision if model == recipe.head.base else None, say)
+
+
+def _hashes(recipe: Recipe, stage: Stage) -> list[list[str]]:
+    """(path as the recipe has it, SHA-256) of the files from outside; DataError for one that isn't there."""
+    found: dict[str, Path] = {}
+    for pattern in stage.settings.files():
+        path = recipe.path(pattern)
+        files = sorted(glob.glob(str(path), recursive=True)) or [str(path)]
+        files = [inner for file in files for inner in (_inside(Path(file)) if os.path.isdir(file) else [file])]
+        if missing := [file for file in files if not os.path.isfile(file)]:
+            raise DataError(f"Stage {stage.name!r}: there is no file {missing[0]}.")
+        found |= {os.path.relpath(file, recipe.folder): Path(file) for file in files}
+    hashes = identity.FileHashes().of(list(found.values()))
+    return [[name, hashes[path][0]] for name, path in sorted(found.items())]
+
+
+def _inside(folder: Path) -> list[str]:
+    return sorted(str(file) for file in folder.rglob("*") if file.is_file())
+
+
+def run(recipe: Recipe, output: Path, say: Say, *, only: Sequence[str] = ()) -> list[Step]:
+    """Run what is not done, in order. Under torchrun each rank calls it; stages that aren't parallel run on rank 0."""
+    rank = int(os.environ.get("RANK", "0"))
+    with _locked(output) if rank == 0 else _unlocked():
+        steps = chain(recipe, output, say if rank == 0 else lambda line: None, only=only)
+        made: dict[str, Step] = {}
+        for step in steps:
+            made[step.stage.name] = step
+            if step.done:
+                _say_on_rank_0(say, rank, f"{step.stage.name}: done before, in {step.folder}")
+                continue
+            if rank != 0 and not step.stage.kind.parallel:
+                _wait(step)
+                continue
+            _run(recipe, step, made, say, rank)
+    return steps
+
+
+def _run(recipe: Recipe, step: Step, made: Mapping[str, Step], say: Say, rank: int) -> None:
+    started = time.monotonic()
+    _say_on_rank_0(say, rank, f"{step.stage.name}: {step.stage.kind.name} in {step.folder}")
+    step.folder.mkdir(parents=True, exist_ok=True)
+    context = Context(
+        recipe=recipe,
+        stage=step.stage,
+        folder=step.folder,
+        key=step.key,
+        seed=seed_of(recipe, step.stage),
+        say=say if rank == 0 else lambda line: None,
+        inputs={name: made[name].folder for name in step.stage.settings.inputs()},
+        model=_start(recipe, step, made, say),
+    )
+    try:
+        step.stage.kind.run(step.stage.settings, context)
+    except OSError as error:
+        raise StoreError(
+            f"Stage {step.stage.name!r} can't go on: {error.strerror or error}"
+            f"{f': {error.filename}' if error.filename else ''}. The same command goes on from what is stored."
+        ) from None
+    if rank == 0:
+        _finish(step, time.monotonic() - started)
+    elif step.stage.kind.parallel:
+        _wait(step)
+
+
+def _start(recipe: Recipe, step: Step, made: Mapping[str, Step], say: Say) -> Path | None:
+    """The folder of the model that a stage starts from, which is what it was when it was made."""
+    if step.model is None:
+        return None
+    if step.model not in made:
+        return from_outside(recipe, step.model, say).path
+    folder = made[step.model].folder
+    expected = (_done(folder) or {}).get("model")
+    if find(str(folder / "model")).fingerprint() != expected:
+        raise ModelError(f"{folder / 'model'} changed since it was made: remove {folder} to make it again.")
+    return folder / "model"
+
+
+def _finish(step: Step, seconds: float) -> None:
+    row: dict[str, Any] = {
+        "schema": SCHEMA,
+        "key": step.key,
+        "name": step.stage.name,
+        "kind": step.stage.kind.name,
+        "seconds": round(seconds, 1),
+    }
+    if step.stage.kind.makes_model:
+        row["model"] = find(str(step.folder / "model")).fingerprint()
+    with atomic(step.folder / DONE) as temporary:
+        temporary.write_text(json.dumps(row, indent=1) + "\n", "utf-8")
+
+
+def _done(folder: Path) -> dict[str, Any] | None:
+    try:
+        row = json.loads((folder / DONE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _wait(step: Step) -> None:
+    """Until rank 0 has finished the stage; where it fails, torchrun ends all ranks."""
+    while not step.done:
+        time.sleep(WAIT)
+
+
+def _say_on_rank_0(say: Say, rank: int, line: str) -> None:
+    if rank == 0:
+        say(line)
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Hold the output folder; ConfigError if another command does."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        file = open(output / LOCK, "w", encoding="utf-8")  # noqa: SIM115  held as long as the stages run
+    except OSError as error:
+        raise StoreError(f"{output} can't be written: {error.strerror}. Give another output_dir=.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"Another command is at work in {output}: wait for it, or give output_dir=.") from None
+        yield
+
+
+@contextmanager
+def _unlocked() -> Iterator[None]:
+    yield
