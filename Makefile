@@ -1,5 +1,6 @@
 # make demo       from a fresh clone to a real evaluation: installs into .venv, makes and evaluates the demo models
 # make test       the fast tests;  make test-all  adds the slow ones;  make check  lint, types and task files
+#                 make test WORKERS=4 ARGS="tests/test_cli.py -x"   in so many processes (as many as cores), some of them
 #
 # In a container that has its own torch (ROCm, CUDA): make demo VENV_FLAGS=--system-site-packages
 # Another Python or place: make demo PYTHON=python3.12 VENV=/scratch/me/estbench
@@ -8,6 +9,8 @@ VENV ?= .venv
 PYTHON ?=
 VENV_FLAGS ?=
 ARGS ?=
+# A core each, but no more than memory for them is likely to be there: 1 to 2 GB. `nproc` would read OMP_NUM_THREADS.
+WORKERS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc); echo $$((n < 8 ? n : 8)))
 BIN := $(VENV)/bin
 PINS := pyproject.toml requirements/torch.txt scripts/install.sh
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -25,10 +28,10 @@ demo: $(VENV)/.demo
 	@echo 'Before you type these, once a terminal: source $(BIN)/activate'
 
 test: $(VENV)/.dev
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n $(WORKERS) $(ARGS)
 
 test-slow: $(VENV)/.dev
-	@$(PYTEST) -m 'slow and not soak' $(ARGS)
+	@$(PYTEST) -n $(WORKERS) -m 'slow and not soak' $(ARGS)
 
 test-all: test test-slow
 

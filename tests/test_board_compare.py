@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 from board_pages import OPEN, SECRET, World, add, client, documents, fingerprint, make
 from board_world import World as Made
 from estbench_leaderboard import comparing, flipped
-from estbench_leaderboard.app import create
 from estbench_leaderboard.catalogue import languages
 from estbench_leaderboard.pages import compare as page
 from estbench_leaderboard.site import Site
@@ -21,7 +19,6 @@ from estbench_leaderboard.snapshot import Model, Snapshot, take
 from starlette.testclient import TestClient
 
 from estbench import compare, evidence, stats
-from estbench.database import open_database
 from estbench.runs import Run
 
 FORMS = ("", ".json", ".csv")
@@ -362,28 +359,3 @@ def test_names_from_outside_turn_no_words_round(board_world: Made) -> None:
             assert "\u202e" not in text and "<script>alert" not in text and "<img src=x" not in text
             assert "&lt;script&gt;" in text
             assert 'style="' not in text
-
-
-# ---- the time
-
-
-@pytest.mark.slow
-def test_two_models_on_thirty_tasks_are_compared_in_a_fifth_of_a_second(tmp_path: Path) -> None:
-    from board_world import fill
-
-    with open_database(f"sqlite:///{tmp_path / 'large.db'}") as database:
-        made = fill(database, models=32, tasks=30, docs=1000, base=2, checkpoints=2)
-        site = Site(database, immutable=True)
-        chosen = [model.slug for model in made.snapshot().boards["chat"].models.values() if model.ranked]
-        with TestClient(create(site)) as web:
-            assert _fastest(web, chosen) < 0.2
-
-
-def _fastest(web: TestClient, slugs: Sequence[str]) -> float:
-    """Seconds of the processor that a page takes that nobody asked for before."""
-    seen = []
-    for place in range(6):
-        start = time.process_time()
-        assert web.get("/vordlus", params={"m": f"{slugs[place]},{slugs[place + 1]}"}).status_code == 200
-        seen.append(time.process_time() - start)
-    return min(seen)

@@ -7,6 +7,7 @@ import functools
 import http.server
 import json
 import re
+import shutil
 import sqlite3
 import threading
 import urllib.request
@@ -302,11 +303,13 @@ def broken(folder: Path, root: str = "http://site.example/below/it/") -> list[st
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, World]:
-    """A board written to a folder, of which nobody knows the address."""
+    """A board written to a folder, of which nobody knows the address; with half of the presets, all are made alike."""
     folder = tmp_path_factory.mktemp("site")
     with open_database(f"sqlite:///{folder / 'board.db'}") as database:
         world = fill(database, **{**SMALL, "tasks": 2, "docs": 8, "base": 2, "checkpoints": 2})
-    assert cli.main(["export", "site", str(folder / "out"), f"database={folder / 'board.db'}", "samples=2"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(static_site, "PRESETS", dict.fromkeys(("general", "writing", "translation"), ()))
+        assert cli.main(["export", "site", str(folder / "out"), f"database={folder / 'board.db'}", "samples=2"]) == 0
     return folder / "out", world
 
 
@@ -404,30 +407,42 @@ def test_nothing_hidden_is_in_the_folder(site: tuple[Path, World]) -> None:
     assert any(shown in text for text in texts)
 
 
-@pytest.fixture
-def little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+WORDS = ("samples=0", "data=false")
+
+
+@pytest.fixture(scope="module")
+def little(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small board in a file, of which one state is written."""
-    monkeypatch.setattr(static_site, "PRESETS", {"general": ()})
-    monkeypatch.setattr(static_site, "VIEWS", ("skills",))
-    path = tmp_path / "little.db"
+    path = tmp_path_factory.mktemp("little") / "little.db"
     with open_database(f"sqlite:///{path}") as database:
         fill(database, models=13, tasks=2, docs=4, base=2, checkpoints=0)
-    return path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(static_site, "PRESETS", {"general": ()})
+        patch.setattr(static_site, "VIEWS", ("skills",))
+        yield path
 
 
-def test_a_folder_of_others_stays_and_ones_own_is_replaced(little: Path, tmp_path: Path, capsys: Any) -> None:
+@pytest.fixture(scope="module")
+def written(little: Path) -> Path:
+    """That board in a folder that was empty, and so nobody's."""
+    (folder := little.with_name("written")).mkdir()
+    assert cli.main(["export", "site", str(folder), f"database={little}", *WORDS]) == 0
+    return folder
+
+
+def test_a_folder_of_others_stays_and_ones_own_is_replaced(
+    little: Path, written: Path, tmp_path: Path, capsys: Any
+) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
-    words = [f"database={little}", "samples=0", "data=false"]
+    words = [f"database={little}", *WORDS]
     assert cli.main(["export", "site", str(foreign), *words]) == 2
     assert "did not write" in capsys.readouterr().err
     assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
     assert cli.main(["export", "site", str(little), *words]) == 2
 
-    own = tmp_path / "own"
-    own.mkdir()  # empty: nobody's
-    assert cli.main(["export", "site", str(own), *words]) == 0
+    own = Path(shutil.copytree(written, tmp_path / "own"))
     (own / "old.html").write_text("from the last time")
     assert cli.main(["export", "site", str(own), *words]) == 0
     assert not (own / "old.html").exists() and (own / "index.html").is_file()
@@ -436,10 +451,10 @@ def test_a_folder_of_others_stays_and_ones_own_is_replaced(little: Path, tmp_pat
 
 
 def test_an_export_that_fails_leaves_what_was_there(
-    little: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    little: Path, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    words = ["export", "site", str(tmp_path / "own"), f"database={little}", "samples=0", "data=false"]
-    assert cli.main(words) == 0
+    shutil.copytree(written, tmp_path / "own")
+    words = ["export", "site", str(tmp_path / "own"), f"database={little}", *WORDS]
     before = {path: path.read_bytes() for path in (tmp_path / "own").rglob("*") if path.is_file()}
 
     def full(*_: Any) -> None:
@@ -449,12 +464,12 @@ def test_an_export_that_fails_leaves_what_was_there(
     assert cli.main(words) == 2
     assert "No space left" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "own").rglob("*") if path.is_file()} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["little.db", "own"]
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
 def test_with_an_address_whole_links_lead_to_the_files(little: Path, tmp_path: Path) -> None:
     base = "https://tabel.example.ee/eesti"
-    words = [f"database={little}", f"url={base}", "samples=0", "data=false"]
+    words = [f"database={little}", f"url={base}", *WORDS]
     assert cli.main(["export", "site", str(tmp_path / "own"), *words]) == 0
     found = set()
     for page in (tmp_path / "own").rglob("*.html"):

@@ -225,10 +225,10 @@ def test_a_killed_worker_is_followed_by_another_that_finishes(board: Board, demo
 
 def test_a_lease_runs_out_by_itself(board: Board, demo_run: Run) -> None:
     board.send(demo_run)
-    assert rescoring.claim(board.database, "dead", lease=0.2) is not None
-    assert rescoring.claim(board.database, "other", lease=0.2) is None
-    time.sleep(0.3)
-    assert rescoring.claim(board.database, "other", lease=0.2) is not None
+    assert rescoring.claim(board.database, "dead", lease=2) is not None
+    assert rescoring.claim(board.database, "other", lease=2) is None
+    time.sleep(2.1)
+    assert rescoring.claim(board.database, "other", lease=2) is not None
 
 
 def test_a_worker_at_work_renews_its_lease(board: Board, demo_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,12 +237,12 @@ def test_a_worker_at_work_renews_its_lease(board: Board, demo_run: Run, monkeypa
     real = rescoring.open_bundle
 
     def slow(*given: Any, **named: Any) -> Any:
-        time.sleep(1.0)
-        seen.append(rescoring.claim(board.database, "thief", lease=0.3))
+        time.sleep(2.5)
+        seen.append(rescoring.claim(board.database, "thief", lease=2))
         return real(*given, **named)
 
     monkeypatch.setattr(rescoring, "open_bundle", slow)
-    done = board.rescore(lease=0.3)
+    done = board.rescore(lease=2)
     assert seen == [None] and done is not None and done.state == "rescored"
 
 

@@ -88,12 +88,12 @@ def ask(api: Any, examples: int) -> None:
 
 
 def test_the_api_does_what_it_says(api: Any) -> None:
-    ask(api, 10)
+    ask(api, 5)
 
 
 @pytest.mark.slow
 def test_the_api_does_what_it_says_for_long(api: Any) -> None:
-    ask(api, 300)
+    ask(api, 60)
 
 
 # ---- pages
@@ -132,7 +132,7 @@ def test_any_address_has_an_answer(browser: Any, url: str) -> None:
 
 @pytest.mark.slow
 @given(addresses())
-@settings(BOUNDED, max_examples=5000)
+@settings(BOUNDED, max_examples=2500)
 def test_any_address_has_an_answer_for_long(browser: Any, url: str) -> None:
     check(browser, url)
 

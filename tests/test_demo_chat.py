@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from estbench import config
 from estbench.demo import MODELS, rows, stream, tasks, tokenizer, train
-from estbench.demo.__main__ import suite_of
+from estbench.demo.__main__ import main, suite_of
 from estbench.lm_tasks import LmTask
 from estbench.registry import Registry
 
@@ -81,12 +85,16 @@ def test_each_model_is_asked_in_the_form_that_it_learnt() -> None:
 
 @pytest.mark.slow
 def test_the_demo_command_leaves_a_run_of_each_model_and_answers_nothing_twice(
-    home: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import json
-
-    from estbench.demo.__main__ import main
-
+    """`demo` as it is, the others after a few steps, and a few documents of each task."""
+    home = tmp_path / "home"
+    (home / "models").mkdir(parents=True)
+    (home / "models" / demo_model.name).symlink_to(demo_model)
+    monkeypatch.setenv("ESTBENCH_HOME", str(home))
+    monkeypatch.setattr(config, "EvalSettings", functools.partial(config.EvalSettings, limit=6))
+    for name in set(train.RECIPES) - {"demo"}:
+        monkeypatch.setitem(train.RECIPES, name, dataclasses.replace(train.RECIPES[name], examples=400, steps=20))
     assert main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(MODELS[1:])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
 import random
 import subprocess
 import sys
-import time
 from collections import Counter
 from itertools import islice, pairwise
 from pathlib import Path
@@ -60,15 +60,13 @@ def test_rows_are_always_the_same_and_nobody_can_spoil_them(task: str) -> None:
     assert rows(task)["test"][0]
 
 
-def test_rows_need_neither_torch_nor_datasets_and_half_a_second() -> None:
+def test_rows_need_neither_torch_nor_datasets() -> None:
     code = (
-        "import sys, time; begun = time.process_time(); from estbench.demo import TASKS, rows; slowest = 0\n"
-        "for task in TASKS:\n"
-        "    begun = time.process_time(); rows(task); slowest = max(slowest, time.process_time() - begun)\n"
-        "print(sorted({'torch', 'datasets', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules)), slowest < 0.5)"
+        "import sys; from estbench.demo import TASKS, rows; [rows(task) for task in TASKS]\n"
+        "print(sorted({'torch', 'datasets', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[] True"
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
@@ -315,10 +313,11 @@ def test_words_are_sorted_by_the_estonian_alphabet() -> None:
     ]  # fmt: skip
 
 
-def test_making_training_data_is_fast() -> None:
-    begun = time.process_time()
-    list(islice(stream.instructions("mini_qa", "speed"), 1000))
-    assert time.process_time() - begun < 5
+def test_making_training_data_seldom_tries_in_vain() -> None:
+    """Calls of functions, which are the same on every machine: what the tests ask for is drawn again."""
+    profile = cProfile.Profile()
+    profile.runcall(lambda: list(islice(stream.instructions("mini_qa", "speed"), 1000)))
+    assert sum(entry.callcount for entry in profile.getstats()) < 2_000_000
 
 
 # lm-eval

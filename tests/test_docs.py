@@ -21,6 +21,7 @@ VERBS = {
     "baseline": ("list", "set"),
     "export": ("site",),
     "judge": ("run", "plan", "calibrate", "table", "label", "attack"),
+    "train": ("run", "recipes"),
     "board": (
         *("submissions", "token", "rescore", "moderate", "audit", "hide", "show", "mark", "unmark", "correct"),
         *("withdraw", "describe"),

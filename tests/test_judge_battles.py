@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -130,7 +129,5 @@ def test_swapping_turns_the_sign(a: str, b: str) -> None:
 
 
 def test_long_nonsense_is_read_in_linear_time() -> None:
-    begin = time.perf_counter()
     for sign in ("**a", "__a", "#", " ", "1.", "*", "_"):
-        features(sign * 30_000)
-    assert time.perf_counter() - begin < 3
+        features(sign * 300_000)  # in quadratic time this takes hours

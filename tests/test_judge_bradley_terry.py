@@ -274,5 +274,5 @@ def test_the_bootstrap_covers_the_true_win_rate() -> None:
 @pytest.mark.slow
 def test_drawing_games_in_place_of_prompts_gives_intervals_that_are_too_narrow() -> None:
     """Negative control."""
-    share, width = coverage(False, 300)
+    share, width = coverage(False, 100)
     assert share < 0.9 and width < 0.85 * coverage(True, 20)[1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -272,11 +270,9 @@ def test_runs_of_spaces_and_digits_end_as_no_answer(text: str) -> None:
     assert chosen(text, ["E. Vilde", "J. Liiv"]) is None  # on such runs a pattern in cubic time takes hours
 
 
-def test_a_long_answer_is_read_at_once() -> None:
-    text = "A on vale. B ei sobi. Ta arutleb edasi ja edasi. " * 500
-    begin = time.process_time()
-    assert chosen(text + "Vastus: C", OPTIONS) == 2
-    assert time.process_time() - begin < 2
+def test_a_long_answer_is_read_to_its_end() -> None:
+    text = "A on vale. B ei sobi. Ta arutleb edasi ja edasi. " * 5000
+    assert chosen(text + "Vastus: C", OPTIONS) == 2  # in quadratic time this takes minutes, in cubic time days
 
 
 @given(st.text(max_size=60))

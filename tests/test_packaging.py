@@ -19,7 +19,7 @@ from estbench.home import project_file
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-EXTRAS = {"hf", "vllm", "api", "judge", "train", "leaderboard", "push", "estonian", "ray", "dev"}
+EXTRAS = {"hf", "vllm", "api", "judge", "train", "liger", "leaderboard", "push", "estonian", "ray", "dev"}
 
 
 def ranges(*extras: str) -> dict[str, Requirement]:
@@ -113,8 +113,14 @@ def test_the_wheel_holds_package_tasks_and_command_and_nothing_else(tmp_path: Pa
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
     names = set(wheel.namelist())
     tops = {name.partition("/")[0] for name in names}
-    assert tops == {"estbench", "estbench_judges", "estbench_leaderboard", f"estbench-{estbench.__version__}.dist-info"}
+    packages = {"estbench", "estbench_judges", "estbench_leaderboard", "estbench_training"}
+    assert tops == {*packages, f"estbench-{estbench.__version__}.dist-info"}
     files = [*(ROOT / "tasks").rglob("*.yaml"), *(ROOT / "tasks").rglob("*.py"), *(ROOT / "gates").glob("*.yaml")]
+    files += [
+        path
+        for name in ("recipes", "slurm", "templates", "instructions")
+        for path in (ROOT / "training" / name).glob("[!.]*")
+    ]
     tasks = {f"estbench/_files/{path.relative_to(ROOT)}" for path in files}
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "estbench").rglob("*.py")}
     board = ROOT / "leaderboard"

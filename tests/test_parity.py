@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from conftest import copy_home
 from worlds import World, rows
 
 from estbench import registry, runner
@@ -130,7 +131,10 @@ def test_estcopa_on_real_data_scores_as_in_lm_eval(tmp_path: Path, home: Path, m
 
 
 @pytest.mark.slow
-def test_mini_tasks_score_as_in_lm_eval(home: Path, demo_model: Path) -> None:
+def test_mini_tasks_score_as_in_lm_eval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_results: Path, demo_model: Path
+) -> None:
+    monkeypatch.setenv("ESTBENCH_HOME", str(copy_home(demo_results, tmp_path / "home")))
     names = [card.name for card in registry.Registry().select("mini").tasks]
     run = ours("mini", demo_model)
     theirs = lm_eval_results(registry.Registry().folder, names, demo_model)

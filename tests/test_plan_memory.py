@@ -119,5 +119,5 @@ def test_cost_and_memory_of_a_document_do_not_rise_with_their_number(kind: str) 
         [sys.executable, BENCHMARK, kind, "500", "2500"], capture_output=True, text=True, timeout=500, check=True
     )
     small, large = map(json.loads, done.stdout.splitlines())
-    assert large["cpu_ms_a_document"] < 1.4 * small["cpu_ms_a_document"]
+    assert large["cpu_ms_a_document"] < 2.5 * small["cpu_ms_a_document"]  # about 1; where each is compared with all, 5
     assert 1e6 * (large["memory_mb"] - small["memory_mb"]) / 2000 < 10_000  # bytes: 1 GB for 100,000

@@ -291,9 +291,8 @@ def test_a_server_of_someone_else_on_the_port_is_not_taken_for_ours(make: Callab
 
 def test_one_that_ignores_the_polite_end_is_ended_all_the_same(make: Callable[..., Server], mark: str) -> None:
     with make("stubborn") as server:
-        begun = time.monotonic()
         assert len(marked(mark)) == 5
-    assert not marked(mark) and time.monotonic() - begun < 10 and free(server._port)
+    assert not marked(mark) and free(server._port)
 
 
 @pytest.mark.parametrize(

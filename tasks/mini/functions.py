@@ -29,6 +29,7 @@ __all__ = [
     "gec_precision_aggregation",
     "gec_recall_aggregation",
     "gec_results",
+    "language",
     "qa_results",
     "translation_exact_results",
     "translation_results",
@@ -40,6 +41,15 @@ def demo(task: str, **_: object) -> dict[str, Any]:
     from datasets import Dataset
 
     from estbench.demo import rows
+
+    return {split: Dataset.from_list(docs) for split, docs in rows(task).items()}
+
+
+def language(task: str, **_: object) -> dict[str, Any]:
+    """The rows of a task of minimal pairs: split -> datasets.Dataset."""
+    from datasets import Dataset
+
+    from estbench.demo.language import rows
 
     return {split: Dataset.from_list(docs) for split, docs in rows(task).items()}
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import copy_home
 from hypothesis import given as given_any
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -385,12 +386,13 @@ def new_home(path: Path, models: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, demo_model: Path, demo_base_model: Path) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory, demo_results: Path) -> World:
     folder = tmp_path_factory.mktemp("checkout")
-    before = new_home(folder / "home-before", demo_model.parent)
-    estbench("eval", "model=demo", "tasks=mini", folder=folder, home=before)
-    estbench("baseline", "set", "main", "run=demo-", folder=folder, home=before)
-    return World(folder, new_home(folder / "home", demo_model.parent))
+    home = copy_home(demo_results, folder / "home")
+    run = next((home / "runs").glob("demo-[0-9a-f]*"))
+    estbench("baseline", "set", "main", f"run={run.name}", folder=folder, home=home)
+    shutil.rmtree(home / "runs")
+    return World(folder, home)
 
 
 def cases(folder: Path) -> dict[str, Any]:
@@ -401,8 +403,8 @@ def cases(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_demo_against_its_own_rerun_passes(world: World) -> None:
-    done = world.action(model="demo")
+def test_demo_against_its_own_rerun_passes(world: World, demo_model: Path) -> None:
+    done = World(world.folder, new_home(world.folder / "empty", demo_model.parent)).action(model="demo")
     assert done.code == 0, done.log
     assert done.outputs["status"] == "pass" and done.outputs["exit-code"] == "0" and not done.commands
     assert done.outputs["first-lines"].startswith("PASS: demo (demo-") and "against baseline demo (" in done.summary
@@ -448,8 +450,9 @@ def test_a_policy_with_a_mistake_fails_with_the_line(world: World) -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs("git")
-def test_the_ten_lines_are_a_gate(tmp_path: Path, demo_model: Path) -> None:
-    home = new_home(tmp_path / "home", demo_model.parent)
+def test_the_ten_lines_are_a_gate(tmp_path: Path, demo_results: Path) -> None:
+    home = copy_home(demo_results, tmp_path / "home")
+    shutil.rmtree(home / "runs")
     shell, rules, step = (
         text.replace("out/step-1000", "demo").replace("out/step-2000", "demo").replace("step-1000", "demo-")
         .replace("core", "mini") for text in re.findall(r"```\w+\n(.*?)```", DOCS, re.DOTALL)[:3]

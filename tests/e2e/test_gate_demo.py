@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import copy_home
 
 pytestmark = pytest.mark.slow
 
@@ -23,10 +24,8 @@ def estbench(*words: str, home: Path) -> tuple[int, Any, str]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, demo_model: Path, demo_base_model: Path) -> Path:
-    path = tmp_path_factory.mktemp("gate-home")
-    (path / "models").symlink_to(demo_model.parent)
-    return path
+def home(tmp_path_factory: pytest.TempPathFactory, demo_results: Path) -> Path:
+    return copy_home(demo_results, tmp_path_factory.mktemp("gate") / "home")
 
 
 @pytest.fixture(scope="module")

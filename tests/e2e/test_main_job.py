@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import copy_home
 from database_fixtures import fresh_url
 
 from estbench.runs import Run
@@ -33,10 +34,8 @@ def primary(result: dict[str, Any]) -> Scores:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, demo_model: Path, demo_base_model: Path) -> Path:
-    path = tmp_path_factory.mktemp("home")
-    (path / "models").symlink_to(demo_model.parent)
-    return path
+def home(tmp_path_factory: pytest.TempPathFactory, demo_results: Path) -> Path:
+    return copy_home(demo_results, tmp_path_factory.mktemp("main-job") / "home")
 
 
 @pytest.fixture(scope="module")

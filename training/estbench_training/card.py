@@ -43,8 +43,8 @@ JOULES = 3.6e6  # of a kilowatt hour
 class CardFacts:
     """What a stage knows of the checkpoint it has made.
 
-    stage: the word of docs/cards.md (cpt, sft, dpo, …). tokens, hours, energy_kwh: of this stage, up to here; None where
-    they are not known. precision: as the recipe has it.
+    stage: the word of docs/cards.md (cpt, sft, dpo, …). tokens, hours, energy_kwh: of this stage, up to here; None
+    where they are not known. precision: as the recipe has it.
     """
 
     kind: str  # "base" or "chat"
@@ -114,12 +114,12 @@ def _start(context: Context) -> tuple[Stage, ...]:
         fingerprint = None
     row = cards.read_training_card(context.model, context.say)
     if row is None:
-        return (Stage(OUTSIDE, _called(context.model), fingerprint),)
+        return (Stage(OUTSIDE, called(context.model), fingerprint),)
     *before, last = TrainingCard.from_dict(row).lineage
     return (*before, dataclasses.replace(last, fingerprint=fingerprint or last.fingerprint))
 
 
-def _called(folder: Path) -> str:
+def called(folder: Path) -> str:
     """A model's name: owner/name in the Hub's cache (models--OWNER--NAME/snapshots/COMMIT), else its folder's."""
     place = folder.absolute()
     if place.parent.name == "snapshots" and place.parent.parent.name.startswith("models--"):
@@ -227,7 +227,7 @@ def _data(made: TrainingCard) -> str:
         return f"{listed}\n\nIt was not decontaminated against test documents."
     counts = [f"{count:,} {what}" for count, what in ((kept.documents, "looked at"), (kept.removed, "removed"))
               if count is not None]  # fmt: skip
-    tasks = f" of {len(kept.tasks)} tasks" if kept.tasks else ""
+    tasks = f" of {len(kept.tasks)} task{'s' * (len(kept.tasks) > 1)}" if kept.tasks else ""
     numbers = f": {', '.join(counts)}" if counts else ""
     return f"{listed}\n\nDecontaminated against the test documents{tasks} with {_inline(kept.tool)}{numbers}."
 

@@ -1,10 +1,10 @@
 """What an answer is worth: by rule where it can be verified, by a judge elsewhere. 0 to 1, or None where nobody knows.
 
-    scorer = RuleScorer("exact")                   # the row's `answers`
-    scorer = TaskScorer("mini_follow_chat")        # an estbench task's own metric, on its training split
-    scorer = JudgeScorer(JudgeSettings("qwen3-32b@http://127.0.0.1:8000/v1"), model)
-    scorer.score(prompts, [["vastus 1", "vastus 2"], …], say)       # [[1.0, 0.0], …]
-    scorer.report()                                # what the manifest says of it
+scorer = RuleScorer("exact")                   # the row's `answers`
+scorer = TaskScorer("mini_follow_chat")        # an estbench task's own metric, on its training split
+scorer = JudgeScorer(JudgeSettings("qwen3-32b@http://127.0.0.1:8000/v1"), model)
+scorer.score(prompts, [["vastus 1", "vastus 2"], …], say)       # [[1.0, 0.0], …]
+scorer.report()                                # what the manifest says of it
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from estbench.errors import ConfigError, DataError, TaskError, did_you_mean
 from estbench_training.kinds import Say
 
 if TYPE_CHECKING:
-    from estbench.lm_tasks import LmTask
     from estbench_judges.asking import Vote
     from estbench_judges.items import Item
     from estbench_judges.judges import Judge
     from estbench_judges.rendering import Case
+
+    from estbench.lm_tasks import LmTask
 
 Message = dict[str, str]
 Scores = list[list[float | None]]  # prompt by prompt, answer by answer; None is missing
@@ -120,52 +121,80 @@ class RuleScorer:
         return {"rule": self.name}
 
 
-# --- an estbench task's training split --------------------------------------------------------------------------------
+# --- an estbench task -------------------------------------------------------------------------------------------------
 
 
-def training_split(name: str) -> tuple[LmTask, str]:
-    """A task of estbench whose documents are those of its training split, and that split's name.
-
-    Rows that are also in the tested split are left out. ConfigError: a task that has no other split, whose answers are
-    no texts, or that is not in chat form.
-    """
-    from estbench import data, registry
+def open_task(name: str, split: str | None = None) -> tuple[LmTask, str]:
+    """A task of estbench in chat form whose answers are texts, and the split that its prompts are taken from: the one
+    of its examples, or `split`. ConfigError for any other task, and for the split that it is tested on."""
+    from estbench import registry
     from estbench.lm_tasks import LmTask
 
     card = registry.Registry().task(name)
     tested, *others = card.splits
-    if not others:
-        raise ConfigError(f"{name} has no split beside {tested!r}, on which it is tested: take another task, or rows.")
+    chosen = split or next(iter(others), None)
+    if chosen is None or chosen == tested:
+        raise ConfigError(
+            f"{name} is tested on {tested!r}: name another split of its data set by split:, or take rows."
+        )
     if card.form != "chat":
-        raise ConfigError(f"{name} is not in chat form: pairs are answers to messages. Take {name}_chat if there is one.")
+        raise ConfigError(
+            f"{name} is not in chat form: pairs are answers to messages. Take {name}_chat if there is one."
+        )
     if card.config.get("output_type", "generate_until") != "generate_until":
         raise ConfigError(f"{name} scores options by their likelihood: there are no answers to choose from.")
-    lm = LmTask(card, shots=0)
-    seen = {data.row_hash(row) for row in lm.docs}
-    rows = lm.task.dataset[others[0]]
+    return LmTask(card, shots=0), chosen
+
+
+def rows_of(lm: LmTask, split: str) -> list[dict[str, Any]]:
+    """The rows of a split of a task's data set, after the task's own process_docs."""
+    import datasets
+
+    from estbench import data
+
+    if split in lm.task.dataset:
+        rows = lm.task.dataset[split]
+    else:
+        refs = data.references([lm.card])
+        if len(refs) != 1:
+            raise ConfigError(f"{lm.card.name} has no split {split!r}: its data is not one data set of the Hub.")
+        rows = datasets.Dataset.from_list(data.load(refs[0], [split]).splits[split])
     process = lm.task.config.process_docs
-    kept = [dict(row) for row in (process(rows) if process is not None else rows)]
-    lm.docs = lm.task.docs = [row for row in kept if data.row_hash(row) not in seen]
-    lm.task.kept = {id(row): {} for row in lm.docs}
-    lm.__dict__.pop("doc_hashes", None)  # of the tested rows
-    if not lm.docs:
-        raise DataError(f"{name}: its split {others[0]!r} has no row that it is not tested on.")
-    return lm, others[0]
+    return [dict(row) for row in (process(rows) if process is not None else rows)]
 
 
 class TaskScorer:
-    """An estbench task's primary metric, document by document, on its training split."""
+    """An estbench task's primary metric, document by document, on another split than it is tested on.
 
-    def __init__(self, name: str) -> None:
+    Documents whose prompt is one of those that the task tests are left out, whatever else their rows say.
+    """
+
+    def __init__(self, name: str, split: str | None = None) -> None:
         self.name = name
-        self.lm, self.split = training_split(name)
-        self.rendered = [self.lm.render(doc_id, _last_message) for doc_id in range(len(self.lm.docs))]
+        self.lm, self.split = open_task(name, split)
+        tested = {self._prompt(doc) for doc in range(len(self.lm.docs))}
+        self._use(rows_of(self.lm, self.split))
+        found = len(self.lm.docs)
+        self._use([row for doc, row in enumerate(self.lm.docs) if self._prompt(doc) not in tested])
+        self.tested = found - len(self.lm.docs)
+        if not self.lm.docs:
+            raise DataError(f"{name}: its split {self.split!r} has no prompt that it is not tested on.")
+        self.rendered = [self.lm.render(doc, _last_message) for doc in range(len(self.lm.docs))]
+
+    def _use(self, rows: list[dict[str, Any]]) -> None:
+        """Let these be the task's documents."""
+        self.lm.docs = self.lm.task.docs = rows
+        self.lm.task.kept = {id(row): {} for row in rows}
+        self.lm.__dict__.pop("doc_hashes", None)
+
+    def _prompt(self, doc: int) -> str:
+        return same_prompt(self.lm.render(doc, _last_message).source[-1])
 
     def prompts(self) -> list[Prompt]:
         """The documents as messages, in order; the id of each says its place."""
         return [
-            Prompt(str(doc_id), tuple(rendered.source[-1]), f"{self.name}/{self.split}", self.lm.docs[doc_id])
-            for doc_id, rendered in enumerate(self.rendered)
+            Prompt(str(doc), tuple(rendered.source[-1]), f"{self.name}/{self.split}", self.lm.docs[doc])
+            for doc, rendered in enumerate(self.rendered)
         ]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]], say: Say) -> Scores:
@@ -173,7 +202,9 @@ class TaskScorer:
 
         scores: Scores = [[None] * len(texts) for texts in answers]
         for place in range(max(map(len, answers), default=0)):
-            given = {int(one.id): texts[place] for one, texts in zip(prompts, answers, strict=True) if place < len(texts)}
+            given = {
+                int(one.id): texts[place] for one, texts in zip(prompts, answers, strict=True) if place < len(texts)
+            }
             asked = [(doc, self.rendered[doc], [Generated(text, 0, "stop")]) for doc, text in given.items()]
             found = {doc: self._value(values) for doc, values, _ in self.lm.results(asked)}  # type: ignore[arg-type]
             for one, row in zip(prompts, scores, strict=True):
@@ -193,7 +224,8 @@ class TaskScorer:
         )
 
     def report(self) -> dict[str, Any]:
-        return {"rule": "task", "task": self.name, "split": self.split, "metric": self.lm.primary}
+        about = {"rule": "task", "task": self.name, "split": self.split, "metric": self.lm.primary}
+        return about | {"left_out_as_tested": self.tested}
 
 
 def _last_message(messages: list[Message], add_generation_prompt: bool = True) -> str:
@@ -252,7 +284,6 @@ class JudgeScorer:
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]], say: Say) -> Scores:
         import numpy as np
-
         from estbench_judges import panel
 
         screened = [[self._screened(prompt, text) for text in texts] for prompt, texts in _each(prompts, answers)]

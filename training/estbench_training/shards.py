@@ -82,7 +82,7 @@ class Shards:
         """Compare every file with its checksums; DataError names the first file and the bytes that are damaged."""
         for row in self.manifest["parts"]:
             for file in (row["bin"], row["idx"]):
-                _verify(self.folder / file["file"], file)
+                _verify(self.folder / file["file"], file, int(self.manifest["chunk_bytes"]))
 
     def lengths(self) -> Numbers:
         """Tokens of each document, int64 (documents,)."""
@@ -144,14 +144,14 @@ def _part(folder: Path, row: Mapping[str, Any]) -> _Part:
     return _Part(np.asarray(tokens), np.asarray(offsets))
 
 
-def _verify(path: Path, file: Mapping[str, Any]) -> None:
+def _verify(path: Path, file: Mapping[str, Any], size: int) -> None:
     whole = hashlib.sha256()
     with open(path, "rb") as stream:
         for number, expected in enumerate(file["chunks"]):
-            data = stream.read(CHUNK)
+            data = stream.read(size)
             whole.update(data)
             if zlib.crc32(data) != expected:
-                begin = number * CHUNK
+                begin = number * size
                 raise DataError(
                     f"{path} is damaged between byte {begin:,} and {begin + len(data):,} (checksum): copy it again, or "
                     f"{AGAIN}."
@@ -171,7 +171,7 @@ class _Summed:
         self._file = open(self.temporary, "wb")  # noqa: SIM115  closed by `finish` or `drop`
 
     def write(self, array: NDArray[Any]) -> None:
-        data = memoryview(np.ascontiguousarray(array)).cast("B")
+        data = memoryview(array.tobytes())
         self._file.write(data)
         self._whole.update(data)
         while len(data):
@@ -182,11 +182,14 @@ class _Summed:
             self.bytes += len(piece)
             data = data[len(piece) :]
 
-    def finish(self) -> dict[str, Any]:
-        """The file under its name, on the disk; what the manifest says of it."""
+    def close(self) -> None:
+        """All of it is on the disk, still under its other name."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+    def finish(self) -> dict[str, Any]:
+        """The file under its name; what the manifest says of it."""
         os.replace(self.temporary, self.path)
         sums = {"sha256": self._whole.hexdigest(), "chunks": self._chunks}
         return {"file": self.path.name, "bytes": self.bytes, **sums}
@@ -203,7 +206,7 @@ class _Summed:
 class Writer:
     """Writes shards, part by part; what a killed process finished is kept.
 
-        with Writer(folder, tokenizer.describe()) as writer:
+        with Writer(folder, {"hash": …, "name": …, "vocab_size": …, "bos": …, "eos": …}) as writer:
             for tokens, lengths in encoded(skip=writer.documents):
                 writer.add(tokens, lengths)
             writer.finish({"source": "et", "licence": "cc0-1.0"})
@@ -273,6 +276,8 @@ class Writer:
         if self._open is None:
             return
         bin_file, idx_file = self._open
+        bin_file.close()
+        idx_file.close()
         row = {"documents": self._documents, "tokens": self._tokens, "bin": bin_file.finish(), "idx": idx_file.finish()}
         self._open, self._tokens, self._documents = None, 0, 0
         self.parts.append(row)

@@ -16,7 +16,7 @@ from estbench.errors import ModelError
 
 Checkpointing = Literal["none", "full", "selective"]
 
-GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2")  # three MLP matrices
+GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")  # three MLP matrices
 UNGATED = ("apertus",)  # two
 HEAD_NORMS = ("qwen3", "apertus", "gemma3_text")  # RMSNorm over a head's width on queries and on keys
 FOUR_NORMS = ("gemma2", "gemma3_text")  # before and after attention and MLP

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from statistics import median
 from typing import Any, Literal, Protocol
 
@@ -103,8 +104,8 @@ class Guard:
             )
         if self._roll_backs >= MOST_ROLL_BACKS:
             raise EngineError(
-                f"Training diverges: {self._bad} bad steps in a row ({self.reason}) after {self._roll_backs} returns to "
-                "a checkpoint. Lower rate, lengthen warmup or look at the data; the last checkpoint is intact."
+                f"Training diverges: {self._bad} bad steps in a row ({self.reason}) after {self._roll_backs} returns "
+                "to a checkpoint. Lower rate, lengthen warmup or look at the data; the last checkpoint is intact."
             )
         self._roll_backs += 1
         self._bad = self._good = 0
@@ -126,8 +127,7 @@ class Guard:
 
 def _deviation(history: deque[float]) -> float:
     """Robust standard deviation of the noise, blind to a slow trend."""
-    values = list(history)
-    return median(abs(b - a) for a, b in zip(values, values[1:], strict=False)) / (0.6745 * math.sqrt(2))
+    return median(abs(b - a) for a, b in pairwise(history)) / (0.6745 * math.sqrt(2))
 
 
 def _history(values: Iterable[float]) -> deque[float]:

@@ -1,4 +1,4 @@
-"""What a training run says while it goes: log.jsonl, TensorBoard, and a bar on stderr (lines where that is no terminal).
+"""What a training run says while it goes: log.jsonl, TensorBoard, and a bar on stderr, or lines if that is no terminal.
 
     with Log(folder, steps=steps, resumed=step, tensorboard=None, main=rank == 0) as log:
         log.write(Record(step=…, tokens=…, loss=…, rate=…, grad_norm=…, tokens_per_second=…, mfu=…))
@@ -79,12 +79,13 @@ class Log:
             name: what the bar calls the stage.
             say: prints a line of progress where stderr is no terminal.
         """
-        self.every, self._main = every, main
+        self._every, self._steps = every, steps
         self._file: TextIO | None = None
         self._board: SummaryWriter | None = None
         self._shown: _Bar | _Lines | None = None
         if not main:
             return
+        board = _has_tensorboard(tensorboard)
         self._path = folder / "log.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ class Log:
             self._file = self._path.open("a", encoding="utf-8", buffering=1)  # a line is written when it ends
         except OSError as error:
             raise StoreError(f"{self._path} can't be written: {error.strerror}.") from None
-        self._board = _tensorboard(folder / "tensorboard", resumed, tensorboard)
+        self._board = _tensorboard(folder / "tensorboard", resumed) if board else None
         self._shown = _Bar(name, steps, resumed) if _terminal() else _Lines(name, steps, resumed, say)
 
     def __enter__(self) -> Log:
@@ -106,7 +107,7 @@ class Log:
         if self._shown is None:
             return
         self._shown.show(record)
-        if record.step % self.every and record.verdict == "ok":
+        if record.step % self._every and record.verdict == "ok" and record.step < self._steps:
             return
         self._line(record.row())
         for name in ("loss", "rate", "grad_norm", "tokens_per_second", "mfu", "tokens"):
@@ -157,11 +158,11 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drop the lines of a log.jsonl that come after a step, and one that was cut off."""
+    """Drop the lines of a log.jsonl that come after a step, and those that don't count."""
     from estbench.runs import atomic
 
     if path.is_file():
-        rows = [row for row in _rows(path) if row["step"] <= step]
+        rows = [row for row in read(path) if row.get("to", row["step"]) <= step]
         with atomic(path) as temporary:
             temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
@@ -177,13 +178,15 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                 return
 
 
-def _tensorboard(folder: Path, resumed: int, asked: bool | None) -> SummaryWriter | None:
-    if asked is False:
-        return None
-    if importlib.util.find_spec("tensorboard") is None:
-        if asked:
-            raise MissingPartError("This needs tensorboard: pip install 'estbench[train]', or leave tensorboard out.")
-        return None
+def _has_tensorboard(asked: bool | None) -> bool:
+    """Whether it is to be written for; MissingPartError if it is asked for and not installed."""
+    there = asked is not False and importlib.util.find_spec("tensorboard") is not None
+    if asked and not there:
+        raise MissingPartError("This needs tensorboard: pip install 'estbench[train]', or leave tensorboard out.")
+    return there
+
+
+def _tensorboard(folder: Path, resumed: int) -> SummaryWriter:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=resumed + 1 if resumed else None)

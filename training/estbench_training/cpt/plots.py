@@ -51,7 +51,7 @@ def draw(rows: Sequence[dict[str, Any]], title: str) -> str:
 
     steps = [row for row in rows if row["kind"] == "step"]
     evaluations = [row for row in rows if row["kind"] == "evaluation" and row["scores"]]
-    look = {
+    look: dict[Any, Any] = {
         "svg.hashsalt": "estbench",
         "svg.fonttype": "none",  # text stays text: it can be read, searched and copied
         "font.family": "sans-serif",
@@ -87,7 +87,7 @@ def describe(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, An
     rates = [row["rate"] for row in steps]
     parts.append(f"The learning rate was at most {max(rates):.3g} and is {rates[-1]:.3g} at the end.")
     bad = sum(row.get("verdict", "ok") != "ok" for row in steps)
-    parts += [f"{bad} steps were bad."] if bad else []
+    parts += [f"{bad} step{' was' if bad == 1 else 's were'} bad."] if bad else []
     if evaluations:
         last = ", ".join(f"{name} {value:.3f}" for name, value in sorted(evaluations[-1]["scores"].items()))
         parts.append(f"Evaluated {len(evaluations)} times; the last scores: {last}.")
@@ -105,8 +105,7 @@ def _panels(panels: Sequence[Axes], steps: Sequence[dict[str, Any]], evaluations
         strict=False,
     ):
         values = [math.nan if row[name] is None else row[name] for row in shown]
-        alone = {"marker": "o"} if len(shown) == 1 else {}
-        axes.plot(tokens, values, color=colour[0], linewidth=1.2, **alone)
+        axes.plot(tokens, values, color=colour[0], linewidth=1.2, marker="o" if len(shown) == 1 else "")
         axes.set_ylabel(label)
         for row in steps:
             if row.get("verdict", "ok") != "ok":
@@ -118,13 +117,13 @@ def _panels(panels: Sequence[Axes], steps: Sequence[dict[str, Any]], evaluations
     colours = (ACCENT, SECOND, GOOD, INK)
     for place, name in enumerate(names):
         points = [(row["tokens"], row["scores"][name]) for row in evaluations if name in row["scores"]]
-        marker, colour = MARKS[place % len(MARKS)], colours[place % len(colours)][0]
-        panels[3].plot(*zip(*points, strict=True), marker=marker, markersize=4, color=colour, linewidth=1, label=name)
+        marker, ink = MARKS[place % len(MARKS)], colours[place % len(colours)][0]
+        panels[3].plot(*zip(*points, strict=True), marker=marker, markersize=4, color=ink, linewidth=1, label=name)
     panels[3].set_ylabel("evaluation")
     panels[3].legend(fontsize=8, frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, -0.35))
 
 
-def _of_tokens(value: float, _: int | None = None) -> str:
+def _of_tokens(value: float, _: float) -> str:
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{unit}"

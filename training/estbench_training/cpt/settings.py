@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from estbench.errors import ConfigError
-from estbench_training.cpt import schedule
+from estbench_training.cpt.schedule import DecayShape, Schedule
+from estbench_training.cpt.schedule import check as check_schedule
 from estbench_training.evaluation import EvaluateSettings
 from estbench_training.kinds import StageSettings, is_path
 from estbench_training.mixture import MixtureSettings
@@ -164,7 +165,7 @@ class Logging:
     """What is written down of a step, in log.jsonl and for TensorBoard."""
 
     every: int = 1  # steps
-    tensorboard: bool = True
+    tensorboard: bool | None = None  # null: where it is installed
 
     def __post_init__(self) -> None:
         _refuse_unless(self.every >= 1, f"every: {self.every} has to be 1 or more.")
@@ -187,10 +188,10 @@ class CptSettings(StageSettings):
     batch_tokens: int = 262_144  # of an optimizer step, over all processes
     micro_batch: int = 1  # sequences that a process computes at once
     min_rate: float = 0.0
-    schedule: schedule.Schedule = "cosine"
+    schedule: Schedule = "cosine"
     warmup: float = 0.01  # share of the steps (< 1), or steps (>= 1)
     decay: float = 0.1  # wsd: share of the steps at the end (< 1), or steps (>= 1)
-    decay_shape: schedule.DecayShape = "1-sqrt"
+    decay_shape: DecayShape = "1-sqrt"
     optimizer: Optimizer = field(default_factory=Optimizer)
     precision: Precision = "bf16"  # bf16: weights are kept and updated in fp32, computed with in bf16
     parallel: Parallel = field(default_factory=Parallel)
@@ -236,7 +237,7 @@ class CptSettings(StageSettings):
             f"micro_batch: {self.micro_batch} doesn't divide the {self.batch_sequences} sequences of a step "
             "(batch_tokens / sequence).",
         )
-        schedule.check(self)
+        check_schedule(self)
         for name, kind in (("lora", Lora()), ("ends", Ends())):
             _refuse_unless(
                 self.freeze == name or getattr(self, name) == kind, f"{name}: is for freeze: {name}; leave it out."

@@ -1,0 +1,476 @@
+"""Continued pretraining in one process: what a step computes, against oracles, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import training_world as world
+from estbench_training.cpt import losses, setup, stage
+from estbench_training.cpt.settings import Kernels
+from estbench_training.packing import Batches
+from torch.nn.functional import cross_entropy
+from training_world import SEQUENCE, WORDS
+
+from estbench.errors import ConfigError, DataError, EngineError, MissingPartError, ModelError
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and shards; recipes are written into it."""
+    folder = tmp_path_factory.mktemp("cpt")
+    world.make_shards(folder / "shards", world.make_model(folder / "base"), {"et": 4000, "en": 2000})
+    return folder
+
+
+Recipe = Callable[..., Path]
+
+
+@pytest.fixture
+def recipe(place: Path, request: pytest.FixtureRequest) -> Recipe:
+    """Writes a recipe with other keys than usual."""
+
+    def write(base: str = "base", **keys: Any) -> Path:
+        return world.make_recipe(place, place / base, f"{request.node.name[:40]}.yaml".replace("/", "_"), **keys)
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    world.without_curves(monkeypatch)
+
+
+def close(a: dict[str, Any], b: dict[str, Any], most: float) -> bool:
+    return a.keys() == b.keys() and all(torch.allclose(a[name], b[name], rtol=0, atol=most) for name in a)
+
+
+# --- the step ---------------------------------------------------------------------------------------------------------
+
+
+def test_accumulation_changes_nothing_though_micro_batches_have_unequal_targets(recipe: Recipe, tmp_path: Path) -> None:
+    keys = {"optimizer": {"clip": 0}}
+    found = []
+    for size in (8, 4, 2, 1):
+        run, batches = world.build(recipe(micro_batch=size, **keys), tmp_path)
+        counts = [int((micro["labels"] != -100).sum()) for micro in batches.batch(0)]
+        found.append(world.gradients(run, batches))
+        assert len(counts) == 8 // size and sum(counts) == batches.targets(0)
+        assert size > 2 or len(set(counts)) > 1
+    (whole, gradients), *others = found
+    for measured, other in others:
+        assert measured.loss == pytest.approx(whole.loss, abs=1e-6)
+        assert measured.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
+        assert close(gradients, other, 1e-6)
+
+
+def test_a_mean_of_micro_batches_means_would_be_another_gradient(recipe: Recipe, tmp_path: Path) -> None:
+    """Negative control for the test above."""
+    run, batches = world.build(recipe(micro_batch=1, optimizer={"clip": 0}), tmp_path)
+    _, right = world.gradients(run, batches)
+    for micro in batches.batch(0):
+        (run.model(**micro) / (micro["labels"] != -100).sum() / 8).backward()
+    wrong = {name: weight.grad for name, weight in run.weights.items()}
+    assert not close(right, wrong, 1e-4)
+
+
+def test_the_loss_is_that_of_each_document_by_itself(recipe: Recipe, tmp_path: Path) -> None:
+    run, batches = world.build(recipe(micro_batch=1), tmp_path)
+    total, targets = 0.0, 0
+    for micro in batches.batch(0):
+        begins = [*(micro["position_ids"][0] == 0).nonzero().flatten().tolist(), SEQUENCE]
+        for begin, end in pairwise(begins):
+            ids, labels = micro["input_ids"][:, begin:end], micro["labels"][:, begin:end]
+            logits = run.model.model(input_ids=ids, use_cache=False).logits
+            total += float(cross_entropy(logits[0], labels[0], reduction="sum").detach())
+            targets += int((labels != -100).sum())
+    measured, _ = world.gradients(run, batches)
+    assert targets == batches.targets(0)
+    assert measured.loss == pytest.approx(total / targets, abs=1e-5)
+
+
+def test_gradients_are_clipped_by_their_norm_over_all_weights(recipe: Recipe, tmp_path: Path) -> None:
+    run, batches = world.build(recipe(optimizer={"clip": 0.1}), tmp_path)
+    measured, clipped = world.gradients(run, batches)
+    assert measured.grad_norm > 0.1
+    assert float(torch.stack([part.norm() for part in clipped.values()]).norm()) == pytest.approx(0.1, rel=1e-4)
+
+
+def test_matrices_decay_and_norms_do_not(recipe: Recipe, tmp_path: Path) -> None:
+    run, _ = world.build(recipe(optimizer={"weight_decay": 0.3}), tmp_path)
+    decays = {id(weight): group["weight_decay"] for group in run.optimizer.param_groups for weight in group["params"]}
+    found = {name: decays[id(weight)] for name, weight in run.weights.items()}
+    assert {name for name, decay in found.items() if decay == 0} == {name for name in found if "norm" in name}
+    assert set(found.values()) == {0.0, 0.3}
+
+
+@pytest.mark.parametrize("kind", ["full", "selective"])
+def test_recomputing_layers_changes_no_gradient(recipe: Recipe, tmp_path: Path, kind: str) -> None:
+    plain, batches = world.build(recipe(), tmp_path)
+    saving, _ = world.build(recipe(activation_checkpointing=kind), tmp_path)
+    calls: list[int] = []
+    for layer in saving.model.model.model.layers:
+        layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    _, expected = world.gradients(plain, batches)
+    _, found = world.gradients(saving, batches)
+    assert world.same(expected, found)
+    assert len(calls) == {"full": 4, "selective": 3}[kind] * 4  # two layers and four micro batches; the first is again
+
+
+def test_mixed_precision_computes_in_bf16_and_keeps_fp32(recipe: Recipe, tmp_path: Path) -> None:
+    exact, batches = world.build(recipe(), tmp_path)
+    mixed, _ = world.build(recipe(precision="bf16"), tmp_path)
+    pure, _ = world.build(recipe(precision="bf16_pure"), tmp_path)
+    loss = [world.gradients(run, batches)[0].loss for run in (exact, mixed, pure)]
+    assert loss[0] != loss[1] and loss[1] == pytest.approx(loss[0], rel=0.01)
+    assert loss[2] == pytest.approx(loss[0], rel=0.02)
+    assert {weight.dtype for weight in mixed.weights.values()} == {torch.float32}
+    assert {state["exp_avg"].dtype for state in mixed.optimizer.state.values()} == {torch.float32}
+    assert {weight.dtype for weight in pure.weights.values()} == {torch.bfloat16}
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64, 1000])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_loss_in_pieces_is_the_loss(rows: int, dtype: torch.dtype) -> None:
+    dice = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 21, 16, generator=dice).to(dtype)
+    weight, labels = torch.randn(50, 16, generator=dice).to(dtype), torch.randint(0, 50, (3, 21), generator=dice)
+    labels[0, :9] = -100
+    found = []
+    for kind in ("whole", "pieces"):
+        ours, theirs = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        loss = losses.summed(ours @ theirs.T, labels) if kind == "whole" else losses.chunked(ours, theirs, labels, rows)
+        (loss / 7).backward()
+        found.append((loss.detach().double(), ours.grad.double(), theirs.grad.double()))
+    for expected, got in zip(*found, strict=True):
+        most = (2e-2 if dtype == torch.bfloat16 else 1e-5) * float(expected.abs().max())
+        assert torch.allclose(got, expected, rtol=0, atol=most)
+
+
+def test_what_is_frozen_gets_no_gradient_from_the_loss_in_pieces() -> None:
+    hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(10, 8)
+    losses.chunked(hidden, weight, torch.tensor([1, 2, 3, -100])).backward()
+    assert weight.grad is None and hidden.grad is not None and bool((hidden.grad[3] == 0).all())
+
+
+def test_the_loss_in_pieces_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    piece = losses._piece
+    monkeypatch.setattr(losses, "_piece", lambda logits, *rest: seen.append(len(logits)) or piece(logits, *rest))
+    monkeypatch.setattr(losses, "LOGITS", {"cpu": 64 * 4 * 1000})
+    losses.chunked(torch.randn(200, 4), torch.randn(1000, 4), torch.zeros(200, dtype=torch.long))
+    assert seen == [64, 64, 64, 8]
+
+
+@pytest.fixture(scope="module")
+def odd(place: Path) -> Path:
+    """A Granite, whose logits are divided by a number."""
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    torch.manual_seed(0)
+    config = GraniteConfig(
+        vocab_size=WORDS, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=256, logits_scaling=3.0, initializer_range=0.1,
+        bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    GraniteForCausalLM(config).save_pretrained(place / "odd")
+    world.make_tokenizer(place / "odd")
+    return place / "odd"
+
+
+def test_a_model_that_scales_its_logits_is_trained_on_its_own_loss(recipe: Recipe, tmp_path: Path, odd: Path) -> None:
+    said: list[str] = []
+    run, batches = world.build(recipe("odd"), tmp_path, said.append)
+    micro = batches.batch(0)[0]
+    logits = run.model.model(**{key: micro[key] for key in ("input_ids", "position_ids")}, use_cache=False).logits
+    expected = cross_entropy(logits.flatten(0, 1), micro["labels"].flatten(), reduction="sum")
+    assert torch.allclose(run.model(**micro), expected)
+    assert not run.model.chunked and any("whole logits" in line for line in said)
+
+
+def test_pieces_asked_of_a_model_that_scales_its_logits_are_refused(recipe: Recipe, tmp_path: Path, odd: Path) -> None:
+    with pytest.raises(ModelError, match="logits are more than its output layer"):
+        world.build(recipe("odd", kernels={"chunked_loss": True}), tmp_path)
+
+
+# --- another trainer, and the same again ------------------------------------------------------------------------------
+
+
+def trainers_losses(base: Path, batches: Batches, steps: int, folder: Path, rate: float, warmup: int) -> list[float]:
+    """The losses of the Trainer of transformers on the same rows in the same order."""
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+    rows = [
+        {name: micro[name][row] for name in micro} | {"shift_labels": micro["labels"][row]}
+        for step in range(steps)
+        for micro in batches.batch(step)
+        for row in range(len(micro["labels"]))
+    ]
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=2, gradient_accumulation_steps=4,
+        learning_rate=rate, lr_scheduler_type="cosine", warmup_steps=warmup, weight_decay=0.1, adam_beta1=0.9,
+        adam_beta2=0.95, max_grad_norm=1.0, optim="adamw_torch_fused", logging_steps=1, report_to="none", use_cpu=True,
+        bf16=False, save_strategy="no", remove_unused_columns=False, train_sampling_strategy="sequential",
+        disable_tqdm=True,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.config.use_cache = False
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows)
+    trainer.train()
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def test_the_loss_curve_is_that_of_the_trainer_of_transformers(recipe: Recipe, place: Path, tmp_path: Path) -> None:
+    path = recipe(steps=8)
+    _, batches = world.build(path, tmp_path / "batches")
+    ours = world.losses(world.train(path, tmp_path / "out"))
+    theirs = trainers_losses(place / "base", batches, 8, tmp_path / "trainer", 1e-2, 2)
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert ours[-1] < ours[0] - 0.5  # it learns
+    other = trainers_losses(place / "base", batches, 8, tmp_path / "trainer", 1.1e-2, 2)
+    assert ours != pytest.approx(other, abs=1e-3)  # negative control
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(recipe: Recipe, tmp_path: Path) -> None:
+    path = recipe(steps=3)
+    first, second = (world.train(path, tmp_path / name) for name in ("a", "b"))
+    assert world.losses(first) == world.losses(second)
+    assert world.same(world.weights(first / "model"), world.weights(second / "model"))
+    other = world.train(recipe(steps=3, seed=8), tmp_path / "c")
+    assert world.losses(first) != world.losses(other)
+
+
+def test_every_token_is_accounted_for(recipe: Recipe, tmp_path: Path) -> None:
+    folder = world.train(recipe(tokens=1000), tmp_path)
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [row["tokens"] for row in rows] == [256, 512, 768, 1024]  # whole steps, at least what was asked for
+    card = json.loads((folder / "model/train_card.json").read_text("utf-8"))
+    assert card["tokens"] == 1024 and card["step"] == card["steps_planned"] == 4
+    assert {source["name"]: source["tokens"] for source in card["data"]} == {"et": 768, "en": 256}
+
+
+# --- what is left -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_leaves_a_whole_checkpoint_with_the_tokenizer_of_its_base(
+    recipe: Recipe, place: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from estbench.checkpoint import find
+
+    folder = world.train(recipe(steps=2, export={"every": 1}), tmp_path)
+    model, base = find(str(folder / "model")), find(str(place / "base"))
+    assert model.tokenizer_hash() == base.tokenizer_hash()
+    assert model.tensors.keys() == base.tensors.keys()
+    assert AutoModelForCausalLM.from_pretrained(folder / "model").config.vocab_size == WORDS
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "done.json", "log.jsonl", "model"}
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
+    last = world.weights(folder / "checkpoints/step-000002")
+    assert world.same(last, world.weights(folder / "model"))
+    assert not world.same(last, world.weights(folder / "checkpoints/step-000001"))
+    card = json.loads((folder / "checkpoints/step-000001/train_card.json").read_text("utf-8"))
+    assert card["step"] == 1 and not card["final"]
+
+
+@pytest.mark.parametrize(("asked", "written"), [("base", torch.bfloat16), ("float32", torch.float32)])
+def test_a_model_is_written_in_its_base_s_type_unless_asked(
+    place: Path, tmp_path: Path, asked: str, written: torch.dtype
+) -> None:
+    base = world.make_model(tmp_path / "base", dtype="bfloat16")
+    path = world.make_recipe(tmp_path, base, data=str(place / "shards"), steps=1, export={"dtype": asked})
+    folder = world.train(path, tmp_path / "out")
+    assert {tensor.dtype for tensor in world.weights(folder / "model").values()} == {written}
+    config = json.loads((folder / "model/config.json").read_text("utf-8"))
+    assert config["dtype"] == str(written).removeprefix("torch.")
+
+
+def test_tied_embeddings_stay_tied(place: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = world.make_model(tmp_path / "base", tied=True)
+    path = world.make_recipe(tmp_path, base, data=str(place / "shards"), steps=2)
+    made = world.train(path, tmp_path / "out") / "model"
+    assert world.weights(made).keys() == world.weights(base).keys()
+    model = AutoModelForCausalLM.from_pretrained(made)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert not torch.equal(model.lm_head.weight, world.weights(base)["model.embed_tokens.weight"])
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_mixes_documents_is_not_trained(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_mask(self: Any, input_ids: Any, position_ids: Any, labels: Any = None, use_cache: bool = False) -> Any:
+        mask = torch.ones_like(input_ids)
+        out = self.model(input_ids=input_ids, position_ids=position_ids, attention_mask=mask, use_cache=use_cache)
+        return out if labels is None else losses.summed(out.logits, labels)
+
+    monkeypatch.setattr(losses.LossModel, "forward", with_mask)
+    path = recipe()
+    with pytest.raises(ModelError, match="mixes packed documents"):
+        world.train(path, tmp_path)
+    assert [file.name for file in world.stage_folder(path, tmp_path).iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"steps": 5, "tokens": 5}, "one of tokens and steps"),
+        ({"batch_tokens": 100}, "nearest is 96"),
+        ({"micro_batch": 3}, "micro_batch: 3 doesn't divide the 8 sequences"),
+        ({"steps": 0}, "steps: 0 has to be 1 or more"),
+        ({"rate": 0}, "rate"),
+        ({"data": []}, "data: is empty"),
+        ({"lora": {"rank": 4}}, "lora: is for freeze: lora"),
+        ({"ends": {"first": 1}}, "ends: is for freeze: ends"),
+        ({"freeze": "lora", "lora": {"rank": 0}}, "rank: 0 has to be 1 or more"),
+        ({"optimizer": {"betas": [0.9]}}, "two numbers"),
+        ({"average": {"decay": 1.0}}, "decay: 1 has to be above 0 and below 1"),
+        ({"guards": {"patience": 0}}, "patience: 0"),
+        ({"save": {"keep": 0}}, "keep: 0"),
+        ({"parallel": {"replicas": 2}}, "replicas: is for shard: hybrid"),
+        ({"kernels": {"chunked_loss": "no"}}, "chunked_loss"),
+        ({"precison": "fp32"}, "Did you mean 'precision'"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(recipe: Recipe, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        world.load(recipe(**keys))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sequence_beyond_the_model_s_context_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sequence: 512 is longer than the 256 positions"):
+        world.train(recipe(sequence=512, batch_tokens=1024), tmp_path)
+
+
+def test_sequences_that_processes_cannot_share_are_refused(recipe: Recipe) -> None:
+    (made,) = world.load(recipe()).stages
+    with pytest.raises(ConfigError, match="to 3 processes in micro batches of 2: take a multiple of 192"):
+        setup.check_shares(made.settings, 3)
+
+
+def test_shards_of_another_tokenizer_are_refused(recipe: Recipe, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    world.make_shards(tmp_path / "shards", place / "base", {"et": 100})
+    manifest = tmp_path / "shards/et/manifest.json"
+    row = json.loads(manifest.read_text("utf-8"))
+    row["tokenizer"]["hash"] = "f" * 64
+    manifest.write_text(json.dumps(row), "utf-8")
+    with pytest.raises(DataError, match="another tokenizer"):
+        world.train(recipe(data=str(tmp_path / "shards")), tmp_path / "out")
+
+
+def test_two_sources_of_one_name_are_refused(recipe: Recipe, place: Path, tmp_path: Path) -> None:
+    world.make_shards(tmp_path / "more", place / "base", {"et": 100})
+    with pytest.raises(ConfigError, match="two sources are called 'et'"):
+        world.train(recipe(data=["./shards", str(tmp_path / "more")]), tmp_path / "out")
+
+
+def test_a_folder_without_shards_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    settings, made = world.context(recipe(data=str(tmp_path / "nothing")), tmp_path / "out")
+    with pytest.raises(DataError, match="holds no prepared shards"):
+        stage.open_batches(settings, made)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "error", "message"),
+    [
+        ({"liger": True}, ConfigError, "need a GPU"),
+        ({"attention": "flash_attention_2"}, MissingPartError, "flash-attn"),
+    ],
+)
+def test_kernels_that_are_not_here_are_refused(
+    recipe: Recipe, tmp_path: Path, kernels: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        world.train(recipe(kernels=kernels), tmp_path)
+
+
+def test_without_a_gpu_attention_is_sdpa() -> None:
+    assert setup.attention(Kernels()) == "sdpa" and setup.attention(Kernels("eager")) == "eager"
+
+
+def test_out_of_memory_says_what_to_change(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from estbench_training.cpt import loop
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.91 GiB")
+
+    monkeypatch.setattr(loop, "gradients", full)
+    with pytest.raises(EngineError) as caught:
+        world.train(recipe(kernels={"chunked_loss": False}), tmp_path)
+    for cure in ("lower micro_batch (2)", "activation_checkpointing: full", "chunked_loss: auto", "take more devices"):
+        assert cure in str(caught.value)
+
+
+# --- bad steps --------------------------------------------------------------------------------------------------------
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:
+    """Make the loss NaN in some steps, counted from 0."""
+    from estbench_training.cpt import loop
+
+    gradients = loop.gradients
+
+    def poison(run: Any, step: Any, stopping: Any) -> Any:
+        if step.number not in bad:
+            return gradients(run, step, stopping)
+        with torch.no_grad():
+            before = run.model.model.lm_head.weight.clone()
+            run.model.model.lm_head.weight[5] = float("nan")
+        try:
+            return gradients(run, step, stopping)
+        finally:
+            with torch.no_grad():
+                run.model.model.lm_head.weight.copy_(before)
+
+    monkeypatch.setattr(loop, "gradients", poison)
+
+
+def test_a_step_whose_loss_is_no_number_is_skipped_and_logged(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned(monkeypatch, {2})
+    said: list[str] = []
+    folder = world.train(recipe(steps=4, export={"every": 1}), tmp_path, said.append)
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [row["verdict"] for row in rows] == ["ok", "ok", "skip", "ok"]
+    assert rows[2]["loss"] is None and rows[3]["loss"] is not None
+    assert any("step 3: loss is nan -> skip" in line for line in said)
+    before, bad, after = (world.weights(folder / f"checkpoints/step-00000{step}") for step in (2, 3, 4))
+    assert world.same(before, bad) and not world.same(bad, after)
+    assert all(bool(tensor.isfinite().all()) for tensor in after.values())
+
+
+def test_bad_steps_in_a_row_bring_back_the_last_state_and_the_data_goes_on(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned(monkeypatch, {3, 4})
+    keys = {"steps": 6, "save": {"every": 2}, "guards": {"patience": 2}, "export": {"every": 1}}
+    folder = world.train(recipe(**keys), tmp_path)
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    assert next(row for row in rows if row["kind"] == "roll_back")["to"] == 2
+    assert [row["verdict"] for row in rows if row["kind"] == "step"] == ["ok", "ok", "ok", "skip", "roll_back", "ok"]
+    saved, rolled = (world.weights(folder / f"checkpoints/step-00000{step}") for step in (2, 5))
+    assert world.same(saved, rolled)
+
+
+def test_bad_steps_before_the_first_state_end_the_run(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned(monkeypatch, {0, 1, 2})
+    with pytest.raises(ModelError, match="before the first state was saved"):
+        world.train(recipe(save={"every": 100}), tmp_path)

@@ -1,0 +1,508 @@
+"""DPO: what it computes is DPO (against TRL's own trainer with a reference in memory), what it leaves is a model, and
+what stops it half-way costs nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from estbench_training import dpo, recipe, reference, stages
+from estbench_training.cpt.logs import read
+from estbench_training.templates import open_chat
+from estbench_training.trainer_state import last_whole, mark_whole
+
+from estbench.errors import ConfigError, DataError, EngineError, EstbenchError
+from estbench.tokens import Tokens
+
+Row = dict[str, Any]
+KEYS: Row = {
+    "template": "tulu",
+    "batch": 4,
+    "micro_batch": 2,
+    "steps": 3,
+    "rate": 1e-3,
+    "max_length": 128,
+    "precision": "fp32",
+    "logging": {"tensorboard": False},
+}
+
+
+def pair(prompt: str, chosen: str, rejected: str, **more: Any) -> Row:
+    return {
+        "prompt": [{"role": "user", "content": prompt}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        **more,
+    }
+
+
+def some_pairs(count: int = 16, seed: int = 0) -> list[Row]:
+    """Pairs of unequal lengths whose chosen answer says yes and whose rejected one says no."""
+    dice = random.Random(seed)
+    words = ["kas", "õues", "sajab", "vihma", "ja", "müts", "läks", "märjaks", "öösel"]
+    said = [" ".join(dice.choices(words, k=dice.randint(1, 5))) for _ in range(count)]
+    return [pair(f"{text}?", f"Jah, {text}.", "Ei.", id=str(i)) for i, text in enumerate(said)]
+
+
+def write(path: Path, rows: list[Row]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return path
+
+
+class World:
+    """A folder with pairs and a recipe of one stage."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self.model = folder, model
+        self.said: list[str] = []
+
+    def recipe(self, rows: list[Row] | None = None, seed: int = 1, **keys: Any) -> recipe.Recipe:
+        write(self.folder / "pairs.jsonl", some_pairs() if rows is None else rows)
+        stage = {"name": "dpo", "kind": "dpo", "data": "./pairs.jsonl", **KEYS, **keys}
+        head = {"name": "toy", "base": str(self.model), "seed": seed}
+        return recipe.from_row({**head, "stages": [stage]}, self.folder)
+
+    def train(self, rows: list[Row] | None = None, *, output: str = "out", **keys: Any) -> Path:
+        """The stage's folder."""
+        [step] = stages.run(self.recipe(rows, **keys), self.folder / output, self.said.append)
+        return step.folder
+
+
+@pytest.fixture
+def world(tmp_path: Path, tiny_model: Path, home: Path) -> World:
+    return World(tmp_path, tiny_model)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[World]:
+    """A world of which tests only look at what one training left, `first`."""
+    folder = tmp_path_factory.mktemp("dpo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ESTBENCH_HOME", str(folder / "home"))
+        yield World(folder, tiny_model)
+
+
+@pytest.fixture(scope="module")
+def first(shared: World) -> Path:
+    return shared.train()
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read(folder / "log.jsonl")]
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    found: dict[str, Any] = load_file(folder / "model.safetensors")
+    return found
+
+
+# --- what is computed -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "beta", "value"),
+    [
+        ("sigmoid", None, math.log(2)),
+        ("sigmoid_norm", None, math.log(2)),
+        ("ipo", None, 1 / (2 * 0.1) ** 2),
+        ("sigmoid", 2.0, math.log(2)),
+    ],
+)
+def test_the_first_loss_is_that_of_two_equal_models(shared: World, loss: str, beta: float | None, value: float) -> None:
+    folder = shared.train(loss=loss, steps=1, **({} if beta is None else {"beta": beta}))
+    assert losses(folder)[0] == pytest.approx(value, abs=1e-6 * max(1, value))
+
+
+def online(world: World, rows: list[Row], **config: Any) -> list[float]:
+    """The losses of TRL's own trainer: it tokenises by itself, and its reference is a second model in memory."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    tokenizer = Tokens(world.model).tokenizer
+    chat = open_chat(tokenizer, "tulu")
+    model, other = (AutoModelForCausalLM.from_pretrained(world.model) for _ in range(2))
+    arguments = {
+        "output_dir": str(world.folder / "trl"),
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 1,
+        "max_steps": 6,
+        "max_length": 128,
+        "bf16": False,
+        "use_cpu": True,
+        "activation_checkpointing": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": 1,
+        "data_seed": 1,
+    }
+    bare = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
+    trainer = DPOTrainer(
+        model=model,
+        ref_model=other,
+        args=DPOConfig(**(arguments | config)),
+        train_dataset=Dataset.from_list(bare),
+        processing_class=chat.tokenizer,
+    )
+    trainer.train()
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # TRL's own
+@pytest.mark.parametrize(("loss", "beta"), [("sigmoid", 0.1), ("sigmoid_norm", 5.0), ("ipo", 0.1)])
+def test_the_losses_are_those_of_trl_with_a_reference_in_memory(world: World, loss: str, beta: float) -> None:
+    rows = some_pairs()
+    expected = online(world, rows, loss_type=[loss], beta=beta)
+    found = losses(world.train(rows, loss=loss, steps=6, warmup=1, save={"every": 100}))
+    assert len(found) == 6 and found == pytest.approx(expected, abs=1e-6, rel=1e-6)
+    assert abs(found[-1] - found[0]) > 1e-3  # something was learnt: the comparison says something
+
+
+def test_margins_rise_and_without_a_rate_they_dont(shared: World) -> None:
+    learnt = read(shared.train(rate=3e-3, steps=12, warmup=1) / "log.jsonl")
+    still = read(shared.train(rate=1e-12, steps=12, warmup=1) / "log.jsonl")
+    assert learnt[-1]["margin"] > 0.1 and learnt[-1]["accuracy"] == 1 and learnt[-1]["loss"] < math.log(2) - 0.05
+    assert abs(still[-1]["margin"]) < 1e-5
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_others(shared: World, first: Path) -> None:
+    again, other = (shared.train(seed=seed, output="again") for seed in (1, 2))
+    bits = [(folder / "model" / "model.safetensors").read_bytes() for folder in (first, again, other)]
+    assert again != first and bits[0] == bits[1] != bits[2]
+
+
+def test_how_a_step_is_cut_into_parts_makes_no_difference(shared: World, first: Path) -> None:
+    for size in (4, 1):
+        assert losses(shared.train(micro_batch=size, output=f"by-{size}")) == pytest.approx(losses(first), abs=1e-5)
+
+
+def test_a_rate_that_ruins_the_model_ends_with_one_line(shared: World) -> None:
+    with pytest.raises(EngineError, match="lower rate"):
+        shared.train(rate=1e30, warmup=0, steps=8)
+
+
+# --- the reference ----------------------------------------------------------------------------------------------------
+
+
+def computed(world: World) -> int:
+    return sum("Computing the reference" in line for line in world.said)
+
+
+def test_a_sweep_over_beta_loss_and_rate_computes_the_reference_once(world: World) -> None:
+    world.train(steps=1)
+    world.train(steps=1, beta=0.3)
+    world.train(steps=1, loss="sigmoid_norm", rate=1e-4, seed=5)
+    assert computed(world) == 1 and sum("are stored already" in line for line in world.said) == 2
+
+
+def test_a_changed_row_or_template_computes_it_anew(world: World) -> None:
+    rows = some_pairs()
+    world.train(rows, steps=1)
+    world.train([*rows[:-1], pair("Kas?", "Jah!", "Ei!")], steps=1)
+    assert computed(world) == 2
+    world.train(rows, steps=1, template="demo")
+    assert computed(world) == 3
+    world.train(rows, steps=1, beta=0.2)
+    assert computed(world) == 3  # the control
+
+
+def test_a_torn_cache_is_made_anew_and_the_losses_are_the_same(world: World, home: Path) -> None:
+    before = losses(world.train())
+    [file] = (home / "reference").iterdir()
+    found = reference.load(file, file.stem, 16)
+    file.write_bytes(file.read_bytes()[:200])
+    assert losses(world.train(output="again")) == before
+    again = reference.load(file, file.stem, 16)
+    assert found is not None and again is not None
+    assert computed(world) == 2 and [a.tobytes() for a in found] == [b.tobytes() for b in again]
+
+
+def test_a_reference_that_is_another_models_is_noticed_at_the_first_step(world: World, home: Path) -> None:
+    world.train(steps=1)
+    [file] = (home / "reference").iterdir()
+    found = reference.load(file, file.stem, 16)
+    assert found is not None
+    reference.store(file, file.stem, found[0] + 3, found[1])  # a whole file that says something else
+    with pytest.raises(EngineError, match="not its own reference"):
+        world.train(steps=1, output="again")
+
+
+def test_only_one_model_is_in_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    train = dpo.Training.train
+    monkeypatch.setattr(dpo.Training, "train", lambda self: (kept.append(self.trainer.ref_model), train(self))[1])
+    world.train(steps=1)
+    assert kept == [None]
+
+
+# --- which pairs ------------------------------------------------------------------------------------------------------
+
+
+def encoded(model: Path, rows: list[Row], max_length: int = 64, too_long: str = "error") -> Any:
+    chat = open_chat(Tokens(model).tokenizer, "tulu")
+    return chat, *reference.encode(chat, [{"where": "x:1", **row} for row in rows], max_length, too_long)
+
+
+def test_an_answer_is_learnt_with_its_end_token_and_nothing_else(tiny_model: Path) -> None:
+    chat, [found], counts = encoded(tiny_model, [pair("Kas sajab?", "Jah, sajab.", "Ei.")])
+    decode = chat.tokenizer.decode
+    assert decode(found.prompt) == "<s><|user|>\nKas sajab?\n<|assistant|>\n"
+    assert decode(found.chosen) == "Jah, sajab.</s>" and decode(found.rejected) == "Ei.</s>"
+    assert list(found.prompt) == chat.prompt([{"role": "user", "content": "Kas sajab?"}]) and not counts
+
+
+def test_earlier_turns_are_prompt(tiny_model: Path) -> None:
+    row = pair("Aga lund?", "Ei.", "Jah.")
+    row["prompt"] = [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B"}, *row["prompt"]]
+    chat, [found], _ = encoded(tiny_model, [row])
+    assert chat.tokenizer.decode(found.chosen) == "Ei.</s>" and "B</s>" in chat.tokenizer.decode(found.prompt)
+
+
+def test_a_pair_with_equal_sides_is_left_out_and_counted(tiny_model: Path) -> None:
+    _, found, counts = encoded(tiny_model, [pair("A?", "Jah.", "Jah."), pair("A?", "Jah.", "Ei.")])
+    assert len(found) == 1 and counts == {"both sides equal": 1}
+
+
+def test_pairs_that_are_too_long_are_refused_dropped_or_cut_as_said(tiny_model: Path) -> None:
+    rows = [pair("A?", "Jah. " * 20, "Ei. " * 30, id="pikk"), pair("A?", "Jah.", "Ei."), pair("Miks? " * 20, "B", "C")]
+    with pytest.raises(DataError, match=r"Pair pikk has \d+ tokens, max_length is 64: say too_long: drop"):
+        encoded(tiny_model, rows)
+    _, found, counts = encoded(tiny_model, rows, too_long="drop")
+    assert [one.id for one in found] == ["x:1"] and counts == {"too long": 2}
+    _, found, counts = encoded(tiny_model, rows, too_long="truncate")
+    assert found[0].length == 64 and len(found) == 2
+    assert counts == {"too long": 2, "nothing left when cut": 1}  # the third one's prompt alone is longer
+
+
+def test_an_empty_chosen_answer_is_refused_and_an_empty_rejected_one_is_not(tiny_model: Path) -> None:
+    with pytest.raises(DataError, match="Pair x: its chosen answer is empty"):
+        encoded(tiny_model, [pair("A?", " \n", "Ei.", id="x")])
+    _, [found], _ = encoded(tiny_model, [pair("A?", "Jah.", "")])
+    assert len(found.rejected) == 1  # a model that says nothing is what a pair may be about
+
+
+def test_text_that_would_be_a_control_token_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(DataError, match="a control token in its text"):
+        encoded(tiny_model, [pair("A?", "Jah.</s>", "Ei.")])
+
+
+def test_what_is_left_out_is_said_and_written_down(world: World) -> None:
+    rows = [*some_pairs(), pair("A?", "B", "B"), pair("Miks? " * 40, "Jah.", "Ei.")]
+    folder = world.train(rows, too_long="drop", steps=1)
+    data = json.loads((folder / "data.json").read_text())
+    assert data["pairs"] == 16 and data["left_out"] == {"both sides equal": 1, "too long": 1}
+    assert any("16 pairs (1 both sides equal, 1 too long)" in line for line in world.said)
+
+
+def test_no_pair_at_all_is_refused_before_anything_is_loaded(world: World) -> None:
+    with pytest.raises(DataError, match="no pairs to learn from"):
+        world.train([pair("A?", "B", "B")])
+
+
+# --- what it leaves ---------------------------------------------------------------------------------------------------
+
+
+def test_it_leaves_a_model_that_stops_and_says_what_it_is(shared: World, first: Path) -> None:
+    from estbench.checkpoint import find
+
+    model = first / "model"
+    assert find(str(model)).parameters == find(str(shared.model)).parameters
+    settings = json.loads((model / "generation_config.json").read_text())
+    assert settings["eos_token_id"] in (1, [1]) and settings["pad_token_id"] == 2
+    assert "{% generation %}" in (model / "chat_template.jinja").read_text().replace("{%-", "{%")
+    card = json.loads((model / "train_card.json").read_text())
+    assert (card["name"], card["kind"], card["stage"], card["step"]) == ("toy-dpo", "chat", "dpo", 3)
+    assert [one["stage"] for one in card["lineage"]][-1] == "dpo" and card["tokens"] > 0
+    assert {path.name for path in first.iterdir()} <= {"model", "log.jsonl", "data.json", "done.json", "curves.svg"}
+
+
+def test_each_step_is_written_down_and_nothing_is_printed(
+    shared: World, first: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared.train(output="printed", steps=1)
+    assert capsys.readouterr().out == ""
+    rows = read(first / "log.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3] and rows[0]["tokens"] < rows[-1]["tokens"]
+    assert {"margin", "accuracy", "chosen_reward", "rejected_reward", "grad_norm", "rate"} <= rows[-1].keys()
+
+
+def test_the_rate_is_that_of_the_other_stages(shared: World) -> None:
+    from estbench_training.cpt.schedule import rate_at
+
+    keys: Row = {"schedule": "cosine", "warmup": 2, "min_rate": 1e-4, "steps": 6}
+    made = shared.recipe(**keys)
+    rows = read(shared.train(**keys) / "log.jsonl")
+    settings = made.stages[0].settings
+    assert isinstance(settings, dpo.DpoSettings)
+    expected = [rate_at(settings, step, 6) for step in range(6)]
+    shown = [row["rate"] for row in rows]
+    assert shown in (pytest.approx(expected), pytest.approx([*expected[1:], rate_at(settings, 6, 6)]))
+
+
+def test_lora_is_merged(shared: World) -> None:
+    folder = shared.train(lora={"rank": 4, "alpha": 8}, rate=1e-2, warmup=0)
+    assert losses(folder)[0] == pytest.approx(math.log(2), abs=1e-6)  # a fresh adapter is the reference
+    made, before = weights(folder / "model"), weights(shared.model)
+    assert made.keys() == before.keys() and not (folder / "model" / "adapter_config.json").exists()
+    changed = {name for name in made if not made[name].equal(before[name])}
+    assert changed and all("proj" in name for name in changed)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16_pure"])
+def test_other_precisions_train_and_keep_the_dtype_of_the_start(shared: World, precision: str) -> None:
+    import torch
+
+    folder = shared.train(precision=precision, rate=1e-2, warmup=0)
+    assert losses(folder)[0] == pytest.approx(math.log(2), abs=dpo.NEAR[precision])
+    made, before = weights(folder / "model"), weights(shared.model)
+    assert {value.dtype for value in made.values()} == {torch.float32}
+    assert made.keys() == before.keys() and any(not made[name].equal(before[name]) for name in made)
+
+
+def test_weights_in_another_dtype_stay_tied() -> None:
+    import torch
+    from estbench_training.trainer_state import in_dtype
+
+    tied = torch.ones(3)
+    made = in_dtype({"a": tied, "b": tied, "c": torch.ones(3), "d": torch.ones(2, dtype=torch.int64)}, torch.bfloat16)
+    assert made["a"].data_ptr() == made["b"].data_ptr() != made["c"].data_ptr()
+    assert made["a"].dtype == torch.bfloat16 and made["d"].dtype == torch.int64
+
+
+def test_what_is_done_is_not_done_again(shared: World, first: Path) -> None:
+    stamp = (first / "model" / "model.safetensors").stat().st_mtime_ns
+    assert shared.train() == first and (first / "model" / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+# --- interruptions ----------------------------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
+    wanted: list[int | None] = [None]
+    check = dpo.Training.check
+
+    def checked(self: dpo.Training, step: int, loss: float) -> None:
+        if step == wanted[0]:
+            raise Stop
+        check(self, step, loss)
+
+    monkeypatch.setattr(dpo.Training, "check", checked)
+    return lambda step: wanted.__setitem__(0, step)
+
+
+def test_an_interrupted_training_goes_on_bit_by_bit(world: World, stop_at: Callable[[int | None], None]) -> None:
+    keys: Row = {"steps": 9, "save": {"every": 2}}  # 4 steps an epoch: it stops in the middle of the second
+    whole = world.train(**keys, output="whole")
+    stop_at(7)
+    with pytest.raises(Stop):
+        world.train(**keys)
+    stop_at(None)
+    folder = world.train(**keys)
+    assert any("goes on from step 6 of 9" in line for line in world.said)
+    assert losses(folder) == losses(whole)
+    tokens = [[row["tokens"] for row in read(one / "log.jsonl")] for one in (folder, whole)]
+    assert tokens[0] == tokens[1]
+    assert (folder / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_checkpoint_that_was_torn_by_a_kill_is_passed_over(tmp_path: Path) -> None:
+    for step in (2, 4, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        mark_whole(folder)
+    newest = tmp_path / "checkpoint-10"
+    assert last_whole(tmp_path, clean=False) == newest
+    (newest / "model.safetensors").write_bytes(b"wei")
+    (tmp_path / "checkpoint-4" / "whole.json").unlink()
+    assert last_whole(tmp_path, clean=False) == tmp_path / "checkpoint-2" and newest.exists()
+    assert last_whole(tmp_path, clean=True) == tmp_path / "checkpoint-2" and not newest.exists()
+    assert last_whole(tmp_path / "none", clean=True) is None
+
+
+def test_a_model_that_had_appeared_is_not_trained_again(shared: World, first: Path) -> None:
+    (first / stages.DONE).unlink()  # killed between the two
+    count = len(shared.said)
+    assert shared.train() == first
+    assert not any("pairs" in line for line in shared.said[count:])
+
+
+@pytest.mark.slow
+def test_kill_9_loses_nothing(world: World) -> None:
+    keys: Row = {"steps": 60, "save": {"every": 5}}
+    whole = world.train(**keys, output="whole")
+    made = world.recipe(**keys)
+    script = (
+        "import json, sys; from pathlib import Path; from estbench_training import recipe, stages\n"
+        "row, folder = json.loads(sys.argv[1]), Path(sys.argv[2])\n"
+        "stages.run(recipe.from_row(row, folder), folder / 'killed', print)\n"
+    )
+    stage = {"name": "dpo", "kind": "dpo", "data": "./pairs.jsonl", **KEYS, **keys}
+    row = {"name": "toy", "base": str(world.model), "seed": 1, "stages": [stage]}
+    command = [sys.executable, "-c", script, json.dumps(row), str(world.folder)]
+    [step] = stages.chain(made, world.folder / "killed")
+    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL) as child:
+        until = time.monotonic() + 300
+        while last_whole(step.folder / "resume", clean=False) is None and time.monotonic() < until:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGKILL)
+    assert last_whole(step.folder / "resume", clean=False) is not None
+    folder = world.train(**keys, output="killed")
+    assert any("goes on from step" in line for line in world.said)
+    assert (folder / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"loss": "sigmoid_nrm"}, "Did you mean 'sigmoid_norm'"),
+        ({"loss": "simpo"}, "is not one of sigmoid, sigmoid_norm, ipo"),
+        ({"beta": 0}, "beta: 0 has to be above 0"),
+        ({"batch": 4, "micro_batch": 3}, "micro_batch: 3 doesn't divide"),
+        ({"too_long": "cut"}, "error, drop, truncate"),
+        ({"save": {"keep": 1}}, "keep: has to be 2"),
+        ({"lora": {}, "shard": "full"}, "shard: full is for the whole model"),
+        ({"epochs": 0}, "epochs: 0"),
+        ({"template": "chatlm"}, "Did you mean 'chatml'"),
+        ({"data": []}, "data: is empty"),
+    ],
+)
+def test_slips_in_settings_are_named_before_anything_runs(world: World, keys: Row, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        world.recipe(**keys)
+
+
+def test_a_file_that_isnt_there_is_named(world: World) -> None:
+    with pytest.raises(EstbenchError, match="no file"):
+        world.train(data="./missing.jsonl")
+
+
+def test_parameters_that_are_not_sharded_are_not_called_sharded(world: World) -> None:
+    with pytest.raises(ConfigError, match="shard: full needs GPUs"):
+        world.train(shard="full", steps=1)

@@ -1,0 +1,601 @@
+"""Evaluations on the way: they land where those of `estbench eval` do, in order of tokens, and leave training alone."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from card_world import checkpoint, context
+from estbench_training import background, evaluation
+from estbench_training.evaluation import Decision, EvaluateSettings, Evaluator, History, Job, Point, undisturbed
+from estbench_training.kinds import Context
+from estbench_training.reading import parse
+from estbench_training.watching import GateSettings, Look
+from gate_world import sibling, variant, with_values
+from worlds import World, rows
+
+from estbench import registry, runner
+from estbench.cli import main
+from estbench.config import EvalSettings
+from estbench.database import open_database, queries
+from estbench.errors import ConfigError, DataError, EngineError
+from estbench.home import project_file
+from estbench.runs import Run, find_run
+
+EVERY = EvaluateSettings(every=1, tasks="both")
+WATCHED = {"et": ("letters",), "en": ("words",)}
+
+
+@pytest.fixture
+def world(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World(tmp_path / "world")
+    monkeypatch.setattr(registry, "project_file", lambda name: made.folder / name)
+    monkeypatch.setenv("ESTBENCH_DATA", str(made.data))
+    return made
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def stage(world: World, tiny_model: Path, tmp_path: Path, said: list[str]) -> Context:
+    return context(tmp_path / "out", tiny_model, said=said)
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`answered(evaluator, run)`: what an evaluation ends with, by step; nothing is computed."""
+
+    def use(evaluator: Evaluator, outcomes: Callable[[Job], tuple[str | None, str]]) -> None:
+        monkeypatch.setattr(evaluator, "_here", outcomes)
+
+    return use
+
+
+def bare(stage: Context, step: int) -> Path:
+    """A folder that stands for a checkpoint."""
+    place = stage.folder / "checkpoints" / f"step-{step:06d}"
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"every": 0}, "every and limit have to be 1 or more"),
+        ({"limit": 0}, "every and limit have to be 1 or more"),
+        ({"where": "gpu"}, "'gpu' is none of here, none and gpu:N"),
+        ({"where": "gpu:-1"}, "none of here, none and gpu:N"),
+        ({"where": "none", "gate": {}}, "gate: needs evaluations"),
+        ({"engine": "vllm"}, "vllm needs a device of its own"),
+        ({"engine_options": {"dtipe": "float32"}}, "dtype"),
+        ({"engine_options": {"dtype": "float31"}}, "float31"),
+        ({"gate": {"alpha": 0}}, "alpha: 0 has to be above 0"),
+        ({"gate": {"margin": -1}}, "margin: -1 has to be 0 or more"),
+        ({"gate": {"mode": "kill"}}, "advise, stop"),
+        ({"gate": {"languages": {"en": []}}}, "en has no tasks"),
+        ({"tasc": "mini"}, "tasks"),
+    ],
+)
+def test_a_mistake_in_the_recipe_is_one_line(row: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        parse(EvaluateSettings, row, "evaluate")
+    assert words in str(found.value) and "\n" not in str(found.value)
+
+
+def test_what_yaml_says_becomes_the_words_of_an_eval(stage: Context) -> None:
+    row = {"tasks": ["letters"], "engine_options": {"dtype": "float32", "gpus": 1}, "limit": 3,
+           "gate": {"languages": {"et": ["letters"], "en": ["words"]}}}  # fmt: skip
+    settings = parse(EvaluateSettings, row, "evaluate")
+    evaluator = Evaluator(settings, stage, 10)
+    found = evaluator.eval_settings(Job(5, 5, "mudel", bare(stage, 5)))
+    assert (found.tasks, found.limit) == ("letters,words", 3)  # what the gate names is evaluated, too
+    assert found.engine_options == {"dtype": "float32", "gpus": "1"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "words"),
+    [
+        (EvaluateSettings(tasks="lettres"), ConfigError, "'letters'"),
+        (EvaluateSettings(tasks="both", data="."), DataError, "estbench data pull tasks=letters"),
+        (EvaluateSettings(tasks="both", gate=GateSettings()), ConfigError, "none of the tasks is in en"),
+        (EvaluateSettings(tasks="both", gate=GateSettings(languages=WATCHED, baseline="mu")), ConfigError, "mu"),
+    ],
+)
+def test_what_is_not_there_is_found_before_training(
+    stage: Context, settings: EvaluateSettings, kind: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if settings.data:
+        monkeypatch.delenv("ESTBENCH_DATA")
+    with pytest.raises(kind, match=words):
+        Evaluator(settings, stage, 10)
+    assert not stage.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "planned"), [(4, 10, (4, 8, 10)), (5, 10, (5, 10)), (50, 10, (10,)), (1, 1, (1,))]
+)
+def test_it_is_due_every_so_many_steps_and_at_the_end(
+    stage: Context, every: int, steps: int, planned: tuple[int, ...]
+) -> None:
+    evaluator = Evaluator(EvaluateSettings(every, "both"), stage, steps)
+    assert evaluator.planned == planned
+    assert [step for step in range(steps + 1) if evaluator.due(step)] == list(planned)
+
+
+def test_nothing_is_due_where_nothing_is_evaluated(stage: Context) -> None:
+    evaluator = Evaluator(EvaluateSettings(1, "no such task", where="none"), stage, 3)
+    assert not any(evaluator.due(step) for step in range(4))
+    assert evaluator(bare(stage, 1), 1, 1) == evaluator.finish() == Decision()
+    assert not (stage.folder / evaluation.LOG).exists()
+
+
+def test_the_gpu_that_trains_does_not_evaluate(stage: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    background.check_free(7)
+    for gpu in (4, 6):
+        with pytest.raises(ConfigError, match="is a GPU that training uses"):
+            background.check_free(gpu)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    background.check_free(3)
+    with pytest.raises(ConfigError, match="is a GPU that training uses"):
+        background.check_free(2)
+
+
+def test_a_background_process_sees_its_gpu_and_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "HIP_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "1")
+    found = background.environment(7)
+    assert found["CUDA_VISIBLE_DEVICES"] == "7" and "ROCR_VISIBLE_DEVICES" not in found
+    assert not found.keys() & {"RANK", "WORLD_SIZE", "MASTER_ADDR", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"}
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    found = background.environment(7)
+    assert found["ROCR_VISIBLE_DEVICES"] == "7"
+    assert not found.keys() & {"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"}  # they would count within that one
+
+
+# --- points -----------------------------------------------------------------------------------------------------------
+
+
+def test_points_land_in_the_database_and_on_the_boards_curve_in_order_of_tokens(
+    stage: Context, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from estbench_leaderboard import curve
+    from estbench_leaderboard.snapshot import take
+
+    evaluator = Evaluator(EVERY, stage, 3)
+    decisions = [evaluator(checkpoint(stage, step, steps=3), step, step * 1000) for step in (1, 2, 3)]
+    assert [(point.step, point.tokens, set(point.scores)) for one in decisions for point in one.points] == [
+        (step, step * 1000, {"letters", "words"}) for step in (1, 2, 3)
+    ]
+    assert not any(one.stop or one.reason for one in decisions)
+    names = [f"mudel-cpt-step-00000{step}" for step in (1, 2, 3)]
+    monkeypatch.setattr(registry, "project_file", project_file)  # the board's suites
+    with open_database(None) as database:
+        assert {row.name for row in queries.runs(database)} == set(names)
+        snapshot = take(database)
+    model = snapshot.model(names[1])
+    assert model is not None and model.training is not None and model.training["data"][0]["licence"] == "cc0-1.0"
+    found = curve.of(snapshot, model, key="letters")
+    assert found is not None and (found.series, found.axis) == ("mudel-cpt", "tokens")
+    assert [(point.model.name, point.at) for point in found.points] == list(zip(names, (1000, 2000, 3000), strict=True))
+    assert [point.value for point in found.points] == [one.points[0].scores["letters"] for one in decisions]
+    capsys.readouterr()
+    assert main(["runs", "output=json"]) == 0
+    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == set(names)
+
+
+def test_a_run_is_that_of_the_command(stage: Context, capsys: pytest.CaptureFixture[str]) -> None:
+    place = checkpoint(stage, 1)
+    [point] = Evaluator(EVERY, stage, 2)(place, 1, 1000).points
+    assert main(["eval", f"model={place}", "tasks=both", f"name={point.name}", "output=json"]) == 0
+    run = json.loads(capsys.readouterr().out)["run"]
+    assert run != point.run and run[-12:] == str(point.run)[-12:]  # another name, the same hash of all results
+
+
+def test_a_checkpoint_without_a_card_is_called_by_its_step(stage: Context) -> None:
+    evaluator = Evaluator(EVERY, stage, 2)
+    place = Path(shutil.copytree(stage.start, stage.folder / "checkpoints" / "x"))
+    assert evaluator(place, 1, 10).points[0].name == "mudel-cpt-step-000001"
+    named = Evaluator(EvaluateSettings(1, "both", name="katse"), context(stage.folder / "b", stage.start), 2)
+    assert named(checkpoint(stage, 1), 1, 10).points[0].name == "katse-step-000001"
+
+
+@pytest.mark.parametrize("error", [EngineError("NaN"), RuntimeError("CUDA out of memory"), OSError(28, "disk full")])
+def test_an_evaluation_that_fails_is_said_and_stops_nothing(
+    stage: Context, said: list[str], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    evaluator = Evaluator(EVERY, stage, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "evaluate", fail)
+        decision = evaluator(checkpoint(stage, 1), 1, 1000)
+    assert not decision.stop and decision.points[0].run is None
+    assert len(said) == 1 and "mudel-cpt-step-000001 is missing" in said[0]
+    assert evaluator(checkpoint(stage, 2), 2, 2000).points[0].scores  # the next one works
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(
+    stage: Context, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: History, row: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(History, "_write", full)
+    assert Evaluator(EVERY, stage, 2)(bare(stage, 1), 1, 1) == Decision()
+    assert "No space left on device" in said[0]
+
+
+# --- no trace ---------------------------------------------------------------------------------------------------------
+
+
+def disturb() -> None:
+    """What an evaluation might do to the process."""
+    import torch
+
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    torch.rand(3)
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+
+
+def trained(model: Path, look: Callable[[int], Any]) -> dict[str, Any]:
+    """The weights after a few steps whose noise comes from all random numbers there are."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    net: Any = AutoModelForCausalLM.from_pretrained(model, attention_dropout=0.1)
+    net.train()
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
+    for step in range(1, 5):
+        ids = torch.tensor([[random.randrange(300) for _ in range(16)], np.random.randint(0, 300, 16).tolist()])
+        optimizer.zero_grad()
+        loss = net(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        look(step)
+    return {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
+
+
+def equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    import torch
+
+    return all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+def test_training_with_and_without_evaluation_gives_the_same_bits(
+    stage: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = runner.evaluate
+
+    def loud(*words: Any, **more: Any) -> Any:
+        disturb()
+        return evaluate(*words, **more)
+
+    monkeypatch.setattr(runner, "evaluate", loud)
+    evaluator = Evaluator(EvaluateSettings(2, "both", limit=2), stage, 4)
+    places = {step: checkpoint(stage, step) for step in (2, 4)}
+    points: list[Point] = []
+    plain = trained(stage.start, lambda step: None)
+    looked = trained(stage.start, lambda step: points.extend(evaluator(places.get(step, Path()), step, step).points))
+    assert [point.reason for point in points] == [None, None]  # they did take place
+    assert equal(plain, looked)
+
+
+def test_without_the_guard_the_bits_differ(stage: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: what the guard is for does change a training."""
+    import torch
+
+    monkeypatch.setattr(evaluation, "undisturbed", nullcontext)
+
+    def look(step: int) -> None:
+        with evaluation.undisturbed():
+            disturb()
+            torch.set_grad_enabled(True)  # else it fails at once
+            torch.set_default_dtype(torch.float32)
+
+    assert not equal(trained(stage.start, lambda step: None), trained(stage.start, look))
+
+
+def shaken() -> None:
+    """An evaluation that leaves nothing as it was, and then fails."""
+    import torch
+    from transformers.utils import logging
+
+    with undisturbed():
+        assert not torch.are_deterministic_algorithms_enabled()
+        disturb()
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        logging.set_verbosity_error()
+        raise ZeroDivisionError
+
+
+def test_the_guard_gives_all_back_also_after_an_error() -> None:
+    import torch
+    from transformers.utils import logging
+
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index]
+    threads, loud = torch.get_num_threads(), logging.get_verbosity()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            shaken()
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+    assert (np.random.get_state()[1] == before[2]).all()  # type: ignore[index]
+    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+    assert (torch.get_num_threads(), logging.get_verbosity()) == (threads, loud)
+
+
+# --- interruptions ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_weights_are_not_evaluated_again_when_training_is_resumed(
+    stage: Context, answered: Callable[..., None]
+) -> None:
+    places = {step: checkpoint(stage, step) for step in (1, 2)}
+    first = Evaluator(EVERY, stage, 3)
+    points = [first(places[step], step, step).points[0] for step in (1, 2)]
+    second = Evaluator(EVERY, stage, 3)
+    answered(second, lambda job: pytest.fail("it was evaluated again"))
+    assert second(places[2], 2, 2).points == (points[1],)
+    shutil.rmtree(places[2])
+    other = checkpoint(stage, 2, changed=0.1)  # other weights at the same step
+    third = Evaluator(EVERY, stage, 3)
+    assert third(other, 2, 2).points[0].run != points[1].run
+
+
+def test_what_lies_ahead_does_not_count_once_training_has_gone_back(stage: Context) -> None:
+    history = History(stage.folder / "log.jsonl")
+    for step in (0, 1, 2, 3):
+        history.begin(Job(step, step, f"m{step}", Path("x")))
+        history.end(Point(step, step, f"m{step}", f"run{step}", {"letters": 0.5}))
+    history.begin(Job(2, 2, "m2", Path("y")))
+    for found in (history, History(history.path)):
+        assert sorted(found.points) == [0, 1]
+        assert [job.step for job in found.unfinished()] == [2]
+        assert found.points[1] == Point(1, 1, "m1", "run1", {"letters": 0.5})
+
+
+def test_a_torn_line_is_left_out_and_the_next_one_is_whole(stage: Context) -> None:
+    history = History(stage.folder / "log.jsonl")
+    history.begin(Job(1, 1, "m", Path("x")))
+    with open(history.path, "a") as file:
+        file.write('{"event": "ended", "st')
+    again = History(history.path)
+    assert [job.step for job in again.unfinished()] == [1]
+    again.end(Point(1, 1, "m", "run"))
+    assert History(history.path).points[1].run == "run"
+
+
+# --- in the background ------------------------------------------------------------------------------------------------
+
+ELSEWHERE = EvaluateSettings(every=1, tasks="both", where="gpu:1")
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """`estbench eval` is a process that waits for a file, and answers with the name of the model."""
+    gate = tmp_path / "go"
+    code = (
+        "import json, pathlib, sys, time\n"
+        f"while not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
+        "assert pathlib.Path(sys.argv[1], 'config.json').exists()\n"
+        "if 'fails' in pathlib.Path(sys.argv[1]).name: sys.exit('no room')\n"
+        "print(json.dumps({'run': sys.argv[2]}))\n"
+    )
+    monkeypatch.setattr(
+        background, "command", lambda settings: [sys.executable, "-c", code, settings.model, settings.name]
+    )
+    yield gate
+    gate.touch()
+
+
+def test_evaluations_on_another_gpu_go_on_beside_training_one_at_a_time(stage: Context, stand_in: Path) -> None:
+    evaluator = Evaluator(ELSEWHERE, stage, 3)
+    for step in (1, 2):
+        place = checkpoint(stage, step)
+        assert evaluator(place, step, step) == Decision()  # training is not kept waiting
+        shutil.rmtree(place)  # and may remove its checkpoint
+    assert [job.step for job in evaluator.history.unfinished()] == [1, 2]
+    stand_in.touch()
+    decision = evaluator(checkpoint(stage, 3), 3, 3)
+    assert [point.run for point in decision.points] == [f"mudel-cpt-step-00000{step}" for step in (1, 2, 3)]
+
+
+def test_a_background_process_that_fails_is_said_and_stops_nothing(
+    stage: Context, stand_in: Path, said: list[str]
+) -> None:
+    stand_in.touch()
+    evaluator = Evaluator(replace(ELSEWHERE, name="fails"), stage, 1)
+    [point] = evaluator(checkpoint(stage, 1), 1, 1).points
+    assert point.run is None and "exit code 1, no room" in said[0]
+    assert not list((stage.folder / evaluation.COPIES).iterdir())
+
+
+def test_what_an_interruption_has_left_is_evaluated_later(stage: Context, stand_in: Path) -> None:
+    first = Evaluator(ELSEWHERE, stage, 3)
+    first(checkpoint(stage, 1), 1, 1)
+    first.close()
+    second = Evaluator(ELSEWHERE, stage, 3)
+    second(checkpoint(stage, 2), 2, 2)
+    stand_in.touch()
+    assert [point.step for point in second.finish().points] == [1, 2]
+
+
+def test_an_evaluation_of_weights_that_training_went_back_from_is_ended(stage: Context, stand_in: Path) -> None:
+    evaluator = Evaluator(ELSEWHERE, stage, 3)
+    evaluator(checkpoint(stage, 2), 2, 2)
+    assert evaluator._child is not None
+    _, before = evaluator._child
+    evaluator(checkpoint(stage, 1), 1, 1)
+    assert before.ended and [job.step for job in evaluator.history.unfinished()] == [1]
+    evaluator.close()
+
+
+@pytest.mark.slow
+def test_a_real_process_gives_the_run_that_this_one_gives(tiny_model: Path, tmp_path: Path, home: Path) -> None:
+    made = [
+        Evaluator(
+            EvaluateSettings(1, "mini_copa,mini_inflect", where, limit=3), context(tmp_path / where, tiny_model), 1
+        )
+        for where in ("here", "gpu:0")
+    ]
+    runs = [evaluator(checkpoint(evaluator.context, 1), 1, 1000).points[0] for evaluator in made]
+    assert runs[0].scores == runs[1].scores
+    assert (
+        len({str(point.run)[-12:] for point in runs}) == 1
+    )  # the hash of all results; before it stands the folder's name
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stored(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of both tasks, made once: a folder to copy."""
+    folder = tmp_path_factory.mktemp("stored")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ESTBENCH_HOME", str(folder / "home"))
+        made = World(folder / "world", n=4)
+        for task in ("letters", "words"):
+            made.fill(task, rows(300), rows(4, start=5000))
+        patch.setattr(registry, "project_file", lambda name: made.folder / name)
+        job = runner.prepare(EvalSettings(model=str(tiny_model), tasks="both", data=str(made.data)))
+        return runner.evaluate(job).path
+
+
+@pytest.fixture
+def points(stage: Context, stored: Path, home: Path) -> Callable[[Job], tuple[str, str]]:
+    """Runs in which `words`, the English task here, falls by 10 points from step 2 on, but for a step back at 4."""
+    run = Run(shutil.copytree(stored, home / "runs" / stored.name))
+    start = variant(run, "algus", with_values(0.7))
+    fallen, level = with_values(0.58, tasks=("words",)), sibling(0.7, 0.06)
+    made = {0: start.id}
+    for step in (1, 4):
+        made[step] = variant(run, f"samm-{step}", level).id
+    for step in (2, 3, 5, 6):
+        made[step] = variant(start, f"samm-{step}", fallen).id
+    return lambda job: (made[job.step], "")
+
+
+def gated(stage: Context, mode: str = "advise", **gate: Any) -> Evaluator:
+    settings = GateSettings(mode=mode, languages=WATCHED, **gate)  # type: ignore[arg-type]
+    return Evaluator(EvaluateSettings(1, "both", gate=settings), stage, 6)
+
+
+def test_a_fall_is_advice_once_the_next_evaluation_confirms_it(
+    stage: Context, points: Callable[..., Any], answered: Callable[..., None]
+) -> None:
+    evaluator = gated(stage)
+    answered(evaluator, points)
+    decisions = [evaluator(bare(stage, step), step, step) for step in range(1, 7)]
+    assert not any(decision.stop for decision in decisions)
+    assert decisions[0].reason == "" and [point.step for point in decisions[0].points] == [0, 1]
+    assert "English -10.0 points" in decisions[1].reason and "to be confirmed" in decisions[1].reason
+    assert "confirmed" in decisions[2].reason and "to be" not in decisions[2].reason
+    assert "not confirmed, and dropped" in decisions[3].reason
+    assert "Estonian" not in "".join(decision.reason for decision in decisions)
+
+
+def test_it_stops_where_it_is_told_to(
+    stage: Context, points: Callable[..., Any], answered: Callable[..., None]
+) -> None:
+    evaluator = gated(stage, "stop")
+    answered(evaluator, points)
+    decisions = [evaluator(bare(stage, step), step, step) for step in range(1, 4)]
+    assert [decision.stop for decision in decisions] == [False, False, True]
+
+
+def test_a_stored_run_is_a_baseline_too(
+    stage: Context, points: Callable[..., Any], answered: Callable[..., None]
+) -> None:
+    baseline, _ = points(Job(0, 0, "", Path()))
+    evaluator = gated(stage, "stop", baseline=str(baseline))
+    answered(evaluator, points)
+    decisions = [evaluator(bare(stage, step), step, step) for step in range(1, 4)]
+    assert [decision.stop for decision in decisions] == [False, False, True]
+    assert 0 not in evaluator.history.points  # nothing was evaluated for it
+
+
+def test_a_training_that_is_resumed_decides_as_one_that_was_not(
+    stage: Context, points: Callable[..., Any], answered: Callable[..., None], tmp_path: Path
+) -> None:
+    """Each step by a process of its own, and by one for all: looks, levels and words are the same."""
+    whole = gated(context(tmp_path / "whole", stage.model))
+    answered(whole, points)
+    expected = [whole(bare(whole.context, step), step, step) for step in range(1, 7)]
+    found = []
+    for step in range(1, 7):
+        evaluator = gated(stage)
+        answered(evaluator, points)
+        found.append(evaluator(bare(stage, step), step, step))
+    assert found == expected
+    looks = [point.look for decision in found for point in decision.points if point.look]
+    assert len(looks) == 6 and all(Look.from_row(json.loads(json.dumps(look.to_row()))) == look for look in looks)
+
+
+def test_an_evaluation_that_failed_leaves_its_share_to_the_next(
+    stage: Context, points: Callable[..., Any], answered: Callable[..., None]
+) -> None:
+    evaluator = gated(stage)
+    answered(evaluator, lambda job: (None, "out of memory") if job.step == 2 else points(job))
+    made = [evaluator(bare(stage, step), step, step).points[-1] for step in range(1, 5)]
+    levels = [point.look and point.look.readings["en"].level for point in made]
+    assert levels[1] is None and levels[0] is not None
+    assert levels[2] == pytest.approx(2 * levels[0]) and levels[3] == pytest.approx(levels[0])
+
+
+def test_a_baseline_that_failed_is_tried_again(
+    stage: Context, points: Callable[..., Any], answered: Callable[..., None], said: list[str]
+) -> None:
+    evaluator = gated(stage)
+    answered(evaluator, lambda job: (None, "out of memory") if job.step == 0 else points(job))
+    assert [point.look for point in evaluator(bare(stage, 1), 1, 1).points] == [None, None]
+    answered(evaluator, points)
+    assert [point.look is not None for point in evaluator(bare(stage, 2), 2, 2).points] == [False, True]
+
+
+def test_runs_that_cannot_be_compared_are_said_once(
+    stage: Context, points: Callable[..., Any], answered: Callable[..., None], said: list[str]
+) -> None:
+    def other(job: Job) -> tuple[str, str]:
+        run = Run(find_run(points(job)[0]))
+        if job.step:
+            manifest = run.manifest | {"engine": run.manifest["engine"] | {"dtype": "float16"}}
+            (run.path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+        return run.id, ""
+
+    evaluator = gated(stage, "stop")
+    answered(evaluator, other)
+    assert not any(evaluator(bare(stage, step), step, step).stop for step in range(1, 5))
+    assert len(said) == 1 and "dtype float16" in said[0]

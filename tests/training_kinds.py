@@ -1,0 +1,59 @@
+"""Two made-up kinds of stages, light ones, for tests of the chain: one that writes words, one that makes a model."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import ClassVar
+
+from estbench_training.kinds import Context, Kind, StageSettings
+
+from estbench.errors import EngineError
+
+RAN: list[str] = []  # the stages that ran, in order
+FAIL: set[str] = set()  # the stages that break in the middle
+
+
+@dataclass(frozen=True)
+class WordsSettings(StageSettings):
+    """Words, from here or from a file."""
+
+    unkeyed: ClassVar[tuple[str, ...]] = ("loud",)
+    words: tuple[str, ...] = ()
+    file: str | None = None
+    loud: bool = False
+
+    def files(self) -> tuple[str, ...]:
+        """The file."""
+        return (self.file,) if self.file else ()
+
+
+@dataclass(frozen=True)
+class CopySettings(StageSettings):
+    """A copy of a model, with the words of an earlier stage beside it."""
+
+    data: str = ""
+
+    def inputs(self) -> tuple[str, ...]:
+        """The stage of words."""
+        return (self.data,) if self.data else ()
+
+
+def write_words(settings: WordsSettings, context: Context) -> None:
+    """Writes half, breaks if it should, writes all."""
+    RAN.append(context.stage.name)
+    left = context.folder / "half"
+    left.write_text("half", "utf-8")
+    if context.stage.name in FAIL:
+        raise EngineError("it broke")
+    (context.folder / "words.txt").write_text(" ".join([*settings.words, str(context.seed)]), "utf-8")
+
+
+def copy_model(settings: CopySettings, context: Context) -> None:
+    """Copies the model that it starts from."""
+    RAN.append(context.stage.name)
+    shutil.copytree(context.start, context.model_folder, dirs_exist_ok=True)
+
+
+WORDS = Kind("words", WordsSettings, write_words, needs_model=False)
+COPY = Kind("copy", CopySettings, copy_model, makes_model=True)

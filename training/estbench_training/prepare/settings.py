@@ -1,0 +1,165 @@
+"""What a prepare stage can be told: the keys of its YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from estbench.errors import ConfigError, did_you_mean
+from estbench_training.kinds import StageSettings, is_path
+from estbench_training.shards import PART_TOKENS
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+OWN = "own"  # in filters.languages: the source's own language
+
+
+@dataclass(frozen=True)
+class FilterSettings:
+    """Which documents are left out, after NFC. Nothing is left out unless asked for, but what has no text.
+
+    Lengths are in characters, without white space at the ends. languages: codes as `estbench.estonian.language` knows
+    them, or "own". unknown: what to do with documents whose language can't be told (too short, too mixed).
+    """
+
+    min_characters: int = 1
+    max_characters: int | None = None
+    languages: tuple[str, ...] | None = None
+    unknown: Literal["keep", "drop"] = "keep"
+
+    def __post_init__(self) -> None:
+        from estbench.estonian.language import CODES, code_of
+
+        if self.min_characters < 1:
+            raise ConfigError("min_characters has to be 1 or more.")
+        if self.max_characters is not None and self.max_characters < self.min_characters:
+            raise ConfigError("max_characters is less than min_characters: nothing would be left.")
+        for name in self.languages or ():
+            if name != OWN and code_of(name) is None:
+                raise ConfigError(f"languages: {name!r} can't be identified.{did_you_mean(name, {*CODES, OWN})}")
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Where documents come from: files (path), a data set on the Hub (hub), or the demo world (demo).
+
+    path: a file, a folder or a pattern of JSONL, Parquet or plain text, packed with gzip or zstd if you like.
+    unit: of plain text, what a document is: a line, a paragraph (up to an empty line) or the file. damaged: what to do
+    about rows that can't be read or lack the field. limit: so many documents are read at most. filters: in place of the
+    stage's.
+    """
+
+    path: str | None = None
+    hub: str | None = None
+    demo: Literal["et", "en"] | None = None
+    config: str | None = None  # of a data set on the Hub
+    split: str = "train"
+    revision: str | None = None
+    documents: int | None = None  # of the demo world
+    field: str = "text"
+    unit: Literal["line", "paragraph", "file"] | None = None
+    language: str | None = None
+    licence: str | None = None
+    url: str | None = None
+    filters: FilterSettings | None = None
+    limit: int | None = None
+    damaged: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        if sum(place is not None for place in (self.path, self.hub, self.demo)) != 1:
+            raise ConfigError("give one of path, hub and demo.")
+        if self.demo is None and (self.language is None or self.licence is None):
+            raise ConfigError("language and licence have to be said: the model's card names them.")
+        if (self.demo is None) != (self.documents is None):
+            raise ConfigError("documents goes with demo: how many are made (elsewhere limit says how many are read).")
+        if self.hub is None and (self.config or self.revision or self.split != "train"):
+            raise ConfigError("config, split and revision go with hub.")
+        for name in ("limit", "documents"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} has to be 1 or more.")
+
+    @property
+    def tongue(self) -> str:
+        """The language that the source is said to have."""
+        return str(self.language or self.demo)
+
+
+@dataclass(frozen=True)
+class DuplicateSettings:
+    """Which duplicates go, over all sources of the stage together; of several, the earliest document stays.
+
+    exact: equal after NFC, but for white space at the ends. near: at least `threshold` of the distinct word 5-grams
+    shared (Jaccard, estimated by MinHash with so many permutations). keep: sources in the order in which they keep a
+    document that several have; the others follow by name.
+    """
+
+    exact: bool = True
+    near: bool = True
+    threshold: float = 0.8
+    permutations: int = 128
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0.3 <= self.threshold <= 1:
+            raise ConfigError("threshold is a share from 0.3 to 1.")
+        if not 16 <= self.permutations <= 1024:
+            raise ConfigError("permutations has to be from 16 to 1024.")
+
+
+@dataclass(frozen=True)
+class DecontaminateSettings:
+    """Which tests' documents are looked for; a document that holds one goes (docs/contamination.md says what is found).
+
+    tasks: suites and tasks with commas, or all. data: folder with offline copies of their data (or ESTBENCH_DATA).
+    missing: what to do about tasks whose data is not here.
+    """
+
+    tasks: str = "all"
+    near: bool = False
+    data: str | None = None
+    missing: Literal["stop", "skip"] = "stop"
+
+
+@dataclass(frozen=True)
+class PrepareSettings(StageSettings):
+    """A prepare stage. tokenizer: a folder or a model; that of the model it would start from, if none is named.
+
+    workers: processes that read, clean and tokenise; 1 works in this one, with the tokenizer's own threads.
+    """
+
+    unkeyed: ClassVar[tuple[str, ...]] = ("workers",)
+
+    sources: Mapping[str, SourceSettings]
+    tokenizer: str | None = None
+    filters: FilterSettings = FilterSettings()
+    duplicates: DuplicateSettings = DuplicateSettings()
+    decontaminate: DecontaminateSettings | Literal["none"] = DecontaminateSettings()
+    part_tokens: int = PART_TOKENS
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ConfigError("sources is empty: name at least one.")
+        for name in self.sources:
+            if not NAME.fullmatch(name):
+                raise ConfigError(f"the source {name!r} has to be of a-z, 0-9, '.', '_' and '-', at most 64.")
+        for name in self.duplicates.keep:
+            if name not in self.sources:
+                raise ConfigError(f"duplicates.keep: there is no source {name!r}.{did_you_mean(name, self.sources)}")
+        if self.part_tokens < 1 or self.workers < 1:
+            raise ConfigError("part_tokens and workers have to be 1 or more.")
+
+    def files(self) -> tuple[str, ...]:
+        paths = [source.path for source in self.sources.values() if source.path is not None]
+        if self.tokenizer is not None and is_path(self.tokenizer) and self.tokenizer.startswith((".", "/", "~")):
+            paths.append(f"{self.tokenizer}/tokenizer*")
+        return tuple(paths)
+
+    def order(self) -> list[str]:
+        """The sources in the order in which they keep what several have."""
+        return [*self.duplicates.keep, *sorted(set(self.sources) - set(self.duplicates.keep))]
+
+    def filters_of(self, name: str) -> FilterSettings:
+        """The filters of a source."""
+        return self.sources[name].filters or self.filters
