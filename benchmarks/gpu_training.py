@@ -116,7 +116,7 @@ def options(name: str, tiny: bool) -> list[Option]:
     if not tiny:
         del varied["eager"]
     found = [base, *(replace(base, name=label, **change) for label, change in varied.items())]
-    return list({astuple(option): option for option in reversed(found)}.values())[::-1]
+    return [option for place, option in enumerate(found) if astuple(option) not in map(astuple, found[:place])]
 
 
 def astuple(option: Option) -> tuple[Any, ...]:
@@ -280,6 +280,8 @@ class Bench:
         )
         model, rows = module.model, self.rows(shape["vocab_size"], sequence, 1)
         model.config.use_cache = False
+        if option.checkpointing != "none":
+            model.gradient_checkpointing_enable()
 
         class Rows(IterableDataset):  # type: ignore[type-arg]
             def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -298,7 +300,6 @@ class Bench:
             output_dir=str(self.folder / "trainer"),
             max_steps=WARM + most,
             per_device_train_batch_size=option.micro,
-            gradient_checkpointing=option.checkpointing != "none",
             torch_compile=option.compile,
             learning_rate=1e-5,
             report_to=[],
@@ -313,22 +314,21 @@ class Bench:
         return self.figures(speed, shape, sequence, option)
 
     def dpo(self, shape: dict[str, Any], sequence: int, way: str) -> dict[str, Any]:
-        """A DPO step on a pair: its reference in memory, or cached, and then perhaps with log-probabilities in pieces."""
-        option = Option(way, checkpointing="full", compile=False)
+        """A DPO step on a pair: its reference in memory, or cached, and then perhaps the loss in pieces."""
+        option = Option(way, checkpointing="full", compile=False, chunked="pieces" in way)
         module = self.model(shape, option, option.settings(sequence))
         reference = None if "cached" in way else self.model(shape, option, option.settings(sequence)).eval()
         weights = list(freezing.trained(module).values())
         optimizer = torch.optim.AdamW(weights, lr=1e-6, fused=True)
         rows = self.rows(shape["vocab_size"], sequence, 1, "contaminated")
-        of = {True: summed_in_pieces, False: summed_whole}["pieces" in way]
 
         def step() -> int:
             pair = [next(rows), next(rows)]
             known = [torch.zeros((), device=self.device)] * 2
             if reference is not None:
                 with torch.no_grad():
-                    known = [of(reference, batch) for batch in pair]
-            chosen, rejected = (of(module, batch) - base for batch, base in zip(pair, known, strict=True))
+                    known = [-reference(**batch) for batch in pair]
+            chosen, rejected = (-module(**batch) - base for batch, base in zip(pair, known, strict=True))
             (-torch.nn.functional.logsigmoid(0.1 * (chosen - rejected))).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -371,24 +371,13 @@ class Bench:
         return {"tokens_per_s": round(count * sequence / (time.perf_counter() - begun), 1)}
 
 
-def summed_whole(module: losses.LossModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """log p of a row's targets, from whole logits."""
-    module.chunked = False
-    return -module(**batch)  # type: ignore[no-any-return]
-
-
-def summed_in_pieces(module: losses.LossModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """log p of a row's targets, logits in pieces."""
-    module.chunked = True
-    return -module(**batch)  # type: ignore[no-any-return]
-
-
 def write_shards(place: Path, dice: np.random.Generator, documents: int) -> None:
     """Shards of random documents."""
     tokenizer = {"hash": "0" * 64, "name": "none", "vocab_size": 128_256, "bos": None, "eos": 1}
-    with Writer(place, source="et", language="et", licence="none", tokenizer=tokenizer) as writer:
-        for length in np.maximum(2, np.exp(dice.normal(np.log(MEDIAN), SPREAD, documents))).astype(int):
-            writer.add(dice.integers(2, 128_256, int(length)).astype(np.uint32))
+    lengths = np.maximum(2, np.exp(dice.normal(np.log(MEDIAN), SPREAD, documents))).astype(np.int64)
+    with Writer(place, tokenizer) as writer:
+        writer.add(dice.integers(2, 128_256, int(lengths.sum())).astype(np.uint32), lengths)
+        writer.finish({"source": "et", "language": "et", "licence": "none"})
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------

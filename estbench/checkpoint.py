@@ -172,7 +172,7 @@ def find(
         name = path.resolve().name
         return _opened(
             path,
-            name if not re.fullmatch(r"(step|checkpoint)[-_]?\d+", name) else f"{path.resolve().parent.name}/{name}",
+            f"{path.resolve().parent.name}/{name}" if re.fullmatch(r"model|(step|checkpoint)[-_]?\d+", name) else name,
         )
     if path.is_file():
         raise ModelError(f"{model} is a file: give the folder that holds config.json and the safetensors.")

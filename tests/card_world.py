@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from estbench_training import card
 from estbench_training.card import CardFacts
 from estbench_training.kinds import Context, Kind, StageSettings
 from estbench_training.recipe import Common, Head, Recipe, Stage
+from worlds import World
 
+from estbench import registry
 from estbench.cards import Source
 
 
@@ -42,3 +45,18 @@ def checkpoint(context: Context, step: int, *, steps: int = 4, tokens: int = 100
     facts = CardFacts("base", "cpt", False, step * tokens, step, steps, data)
     card.write(context, place, facts)
     return place
+
+
+def bare(context: Context, step: int) -> Path:
+    """A folder that stands for a checkpoint."""
+    place = context.folder / "checkpoints" / f"step-{step:06d}"
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def small_tasks(folder: Path, patch: pytest.MonkeyPatch) -> World:
+    """The tasks `letters` and `words` in place of ours, and their data."""
+    made = World(folder)
+    patch.setattr(registry, "project_file", lambda name: made.folder / name)
+    patch.setenv("ESTBENCH_DATA", str(made.data))
+    return made

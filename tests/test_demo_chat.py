@@ -19,6 +19,7 @@ from estbench.registry import Registry
 SUITE = Registry().suites["mini_chat"]
 
 
+@functools.cache
 def loaded(task: str) -> LmTask:
     return LmTask(Registry().task(f"{task}_chat"))
 

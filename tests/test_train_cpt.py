@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import training_world as world
-from estbench_training.cpt import losses, setup, stage
+from estbench_training.cpt import losses, plots, setup, stage
 from estbench_training.cpt.settings import Kernels
+from estbench_training.evaluation import Decision, Point
 from estbench_training.packing import Batches
 from torch.nn.functional import cross_entropy
 from training_world import SEQUENCE, WORDS
@@ -199,6 +200,18 @@ def test_a_model_that_scales_its_logits_is_trained_on_its_own_loss(recipe: Recip
 def test_pieces_asked_of_a_model_that_scales_its_logits_are_refused(recipe: Recipe, tmp_path: Path, odd: Path) -> None:
     with pytest.raises(ModelError, match="logits are more than its output layer"):
         world.build(recipe("odd", kernels={"chunked_loss": True}), tmp_path)
+
+
+def test_rows_laid_out_as_one_give_the_same(recipe: Recipe, tmp_path: Path) -> None:
+    """As flash attention needs them."""
+    run, batches = world.build(recipe(micro_batch=4), tmp_path)
+    flat, _ = world.build(recipe(micro_batch=4), tmp_path)
+    flat.model.flat = True
+    _, expected = world.gradients(run, batches)
+    _, found = world.gradients(flat, batches)
+    assert close(expected, found, 1e-6)
+    micro = {name: tensor for name, tensor in batches.batch(0)[0].items() if name != "labels"}
+    assert torch.allclose(run.model(**micro).logits, flat.model(**micro).logits, atol=1e-5)
 
 
 # --- another trainer, and the same again ------------------------------------------------------------------------------
@@ -468,9 +481,81 @@ def test_bad_steps_in_a_row_bring_back_the_last_state_and_the_data_goes_on(
     assert world.same(saved, rolled)
 
 
+def test_another_phase_of_the_mixture_begins_with_an_open_mind(recipe: Recipe, tmp_path: Path) -> None:
+    phases = [{"until": 0.5, "weights": {"et": 1}}, {"until": 1.0, "weights": {"en": 1}}]
+    run, _ = world.build(recipe(steps=10, mixture={"phases": phases}), tmp_path)
+    assert run.turns == {5}
+    plain, _ = world.build(recipe(), tmp_path)
+    assert not plain.turns
+
+
 def test_bad_steps_before_the_first_state_end_the_run(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned(monkeypatch, {0, 1, 2})
     with pytest.raises(ModelError, match="before the first state was saved"):
         world.train(recipe(save={"every": 100}), tmp_path)
+
+
+# --- looks on the way -------------------------------------------------------------------------------------------------
+
+
+class Looker:
+    """Stands in for the evaluations, and ends the training after step 4."""
+
+    calls: ClassVar[list[Any]] = []
+
+    def __init__(self, settings: Any, context: Any, steps: int) -> None:
+        self.every = settings.every
+
+    def due(self, step: int) -> bool:
+        return step % self.every == 0
+
+    def __call__(self, folder: Path, step: int, tokens: int) -> Decision:
+        assert (folder / "train_card.json").exists()
+        self.calls.append((folder.name, step, tokens))
+        return Decision(step == 4, "English falls" if step == 4 else "", (Point(step, tokens, "x", "r", {"qa": 0.5}),))
+
+    def finish(self) -> Decision:
+        self.calls.append("finish")
+        return Decision()
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_evaluations_see_checkpoints_are_logged_and_may_end_the_training(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "Evaluator", Looker)
+    monkeypatch.setattr(Looker, "calls", [])
+    said: list[str] = []
+    folder = world.train(recipe(evaluate={"every": 2, "where": "none"}, export={"steps": [3]}), tmp_path, said.append)
+    assert Looker.calls == [("step-000002", 2, 512), ("step-000004", 4, 1024), "finish", "close"]
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [2, 4]
+    assert len(world.losses(folder)) == 4 and "English falls" in said
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000003"]
+    card = json.loads((folder / "model/train_card.json").read_text("utf-8"))
+    assert card["final"] and card["step"] == 4
+
+
+def test_curves_are_drawn_on_the_way_and_at_the_end(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Path, str]] = []
+    monkeypatch.setattr(plots, "curves", lambda *given: drawn.append(given))
+    monkeypatch.setattr(stage, "DRAWN_EVERY", 0.0)
+    folder = world.train(recipe(steps=2), tmp_path)
+    assert drawn == [(folder, "tiny-cpt")] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.needs("g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler calls what torch gives up
+def test_a_compiled_model_trains_the_same(recipe: Recipe, tmp_path: Path) -> None:
+    plain = world.losses(world.train(recipe(steps=2), tmp_path / "plain"))
+    for checkpointing in ("none", "selective"):
+        path = recipe(steps=2, compile=True, activation_checkpointing=checkpointing)
+        found = world.losses(world.train(path, tmp_path / checkpointing))
+        assert found == pytest.approx(plain, abs=1e-4)

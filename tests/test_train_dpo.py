@@ -78,6 +78,14 @@ class World:
         return step.folder
 
 
+@pytest.fixture(autouse=True)
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No drawing, which takes longer than these trainings; `first` has its curves."""
+    from estbench_training.cpt import plots
+
+    monkeypatch.setattr(plots, "curves", lambda *_: None)
+
+
 @pytest.fixture
 def world(tmp_path: Path, tiny_model: Path, home: Path) -> World:
     return World(tmp_path, tiny_model)
@@ -331,7 +339,9 @@ def test_it_leaves_a_model_that_stops_and_says_what_it_is(shared: World, first: 
     card = json.loads((model / "train_card.json").read_text())
     assert (card["name"], card["kind"], card["stage"], card["step"]) == ("toy-dpo", "chat", "dpo", 3)
     assert [one["stage"] for one in card["lineage"]][-1] == "dpo" and card["tokens"] > 0
-    assert {path.name for path in first.iterdir()} <= {"model", "log.jsonl", "data.json", "done.json", "curves.svg"}
+    assert {path.name for path in first.iterdir()} == {
+        *("model", "log.jsonl", "data.json", "done.json", "curves.svg"),
+    }
 
 
 def test_each_step_is_written_down_and_nothing_is_printed(
@@ -450,20 +460,30 @@ def test_a_model_that_had_appeared_is_not_trained_again(shared: World, first: Pa
     assert not any("pairs" in line for line in shared.said[count:])
 
 
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from estbench_training import recipe, stages
+row, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+stages.run(recipe.from_row(row, folder), folder / sys.argv[3], print)
+"""
+
+
+def elsewhere(world: World, output: str, *launcher: str, **keys: Any) -> list[str]:
+    """The command that trains in processes of its own."""
+    script = world.folder / "train.py"
+    script.write_text(SCRIPT)
+    stage = {"name": "dpo", "kind": "dpo", "data": "./pairs.jsonl", **KEYS, **keys}
+    row = {"name": "toy", "base": str(world.model), "seed": 1, "stages": [stage]}
+    return [sys.executable, *launcher, str(script), json.dumps(row), str(world.folder), output]
+
+
 @pytest.mark.slow
 def test_kill_9_loses_nothing(world: World) -> None:
     keys: Row = {"steps": 60, "save": {"every": 5}}
     whole = world.train(**keys, output="whole")
-    made = world.recipe(**keys)
-    script = (
-        "import json, sys; from pathlib import Path; from estbench_training import recipe, stages\n"
-        "row, folder = json.loads(sys.argv[1]), Path(sys.argv[2])\n"
-        "stages.run(recipe.from_row(row, folder), folder / 'killed', print)\n"
-    )
-    stage = {"name": "dpo", "kind": "dpo", "data": "./pairs.jsonl", **KEYS, **keys}
-    row = {"name": "toy", "base": str(world.model), "seed": 1, "stages": [stage]}
-    command = [sys.executable, "-c", script, json.dumps(row), str(world.folder)]
-    [step] = stages.chain(made, world.folder / "killed")
+    [step] = stages.chain(world.recipe(**keys), world.folder / "killed")
+    command = elsewhere(world, "killed", **keys)
     with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL) as child:
         until = time.monotonic() + 300
         while last_whole(step.folder / "resume", clean=False) is None and time.monotonic() < until:
@@ -473,6 +493,25 @@ def test_kill_9_loses_nothing(world: World) -> None:
     folder = world.train(**keys, output="killed")
     assert any("goes on from step" in line for line in world.said)
     assert (folder / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(world: World, home: Path) -> None:
+    keys: Row = {"micro_batch": 1, "steps": 6}
+    [step] = stages.chain(world.recipe(**keys), world.folder / "two")
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+    subprocess.run(
+        elsewhere(world, "two", *launcher, **keys), env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=500, check=True
+    )
+    [file] = (home / "reference").iterdir()
+    together = reference.load(file, file.stem, 16)
+    file.unlink()
+    alone = world.train(**keys, output="one")
+    by_itself = reference.load(file, file.stem, 16)
+    assert losses(step.folder) == pytest.approx(losses(alone), abs=1e-5)
+    assert together is not None and by_itself is not None
+    for two, one in zip(together, by_itself, strict=True):  # each pair its own, in order
+        assert two == pytest.approx(one, abs=1e-4) and len({*one.round(3).tolist()}) > 1
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

@@ -5,42 +5,28 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from card_world import checkpoint, context
-from estbench_training import background, evaluation
+from card_world import bare, checkpoint, context, small_tasks
+from estbench_training import evaluation
 from estbench_training.evaluation import Decision, EvaluateSettings, Evaluator, History, Job, Point, undisturbed
 from estbench_training.kinds import Context
 from estbench_training.reading import parse
-from estbench_training.watching import GateSettings, Look
-from gate_world import sibling, variant, with_values
-from worlds import World, rows
+from estbench_training.watching import GateSettings
 
 from estbench import registry, runner
 from estbench.cli import main
-from estbench.config import EvalSettings
 from estbench.database import open_database, queries
 from estbench.errors import ConfigError, DataError, EngineError
 from estbench.home import project_file
-from estbench.runs import Run, find_run
 
 EVERY = EvaluateSettings(every=1, tasks="both")
 WATCHED = {"et": ("letters",), "en": ("words",)}
-
-
-@pytest.fixture
-def world(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    made = World(tmp_path / "world")
-    monkeypatch.setattr(registry, "project_file", lambda name: made.folder / name)
-    monkeypatch.setenv("ESTBENCH_DATA", str(made.data))
-    return made
 
 
 @pytest.fixture
@@ -49,25 +35,9 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def stage(world: World, tiny_model: Path, tmp_path: Path, said: list[str]) -> Context:
+def stage(tiny_model: Path, tmp_path: Path, home: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Context:
+    small_tasks(tmp_path / "world", monkeypatch)
     return context(tmp_path / "out", tiny_model, said=said)
-
-
-@pytest.fixture
-def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`answered(evaluator, run)`: what an evaluation ends with, by step; nothing is computed."""
-
-    def use(evaluator: Evaluator, outcomes: Callable[[Job], tuple[str | None, str]]) -> None:
-        monkeypatch.setattr(evaluator, "_here", outcomes)
-
-    return use
-
-
-def bare(stage: Context, step: int) -> Path:
-    """A folder that stands for a checkpoint."""
-    place = stage.folder / "checkpoints" / f"step-{step:06d}"
-    place.mkdir(parents=True, exist_ok=True)
-    return place
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -142,36 +112,6 @@ def test_nothing_is_due_where_nothing_is_evaluated(stage: Context) -> None:
     assert not any(evaluator.due(step) for step in range(4))
     assert evaluator(bare(stage, 1), 1, 1) == evaluator.finish() == Decision()
     assert not (stage.folder / evaluation.LOG).exists()
-
-
-def test_the_gpu_that_trains_does_not_evaluate(stage: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    background.check_free(7)
-    for gpu in (4, 6):
-        with pytest.raises(ConfigError, match="is a GPU that training uses"):
-            background.check_free(gpu)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    background.check_free(3)
-    with pytest.raises(ConfigError, match="is a GPU that training uses"):
-        background.check_free(2)
-
-
-def test_a_background_process_sees_its_gpu_and_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "HIP_VISIBLE_DEVICES"):
-        monkeypatch.setenv(name, "1")
-    found = background.environment(7)
-    assert found["CUDA_VISIBLE_DEVICES"] == "7" and "ROCR_VISIBLE_DEVICES" not in found
-    assert not found.keys() & {"RANK", "WORLD_SIZE", "MASTER_ADDR", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"}
-    monkeypatch.setattr(torch.version, "hip", "6.4")
-    found = background.environment(7)
-    assert found["ROCR_VISIBLE_DEVICES"] == "7"
-    assert not found.keys() & {"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"}  # they would count within that one
 
 
 # --- points -----------------------------------------------------------------------------------------------------------
@@ -360,13 +300,13 @@ def test_the_guard_gives_all_back_also_after_an_error() -> None:
 
 
 def test_the_same_weights_are_not_evaluated_again_when_training_is_resumed(
-    stage: Context, answered: Callable[..., None]
+    stage: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = {step: checkpoint(stage, step) for step in (1, 2)}
     first = Evaluator(EVERY, stage, 3)
     points = [first(places[step], step, step).points[0] for step in (1, 2)]
     second = Evaluator(EVERY, stage, 3)
-    answered(second, lambda job: pytest.fail("it was evaluated again"))
+    monkeypatch.setattr(second, "_here", lambda job: pytest.fail("it was evaluated again"))
     assert second(places[2], 2, 2).points == (points[1],)
     shutil.rmtree(places[2])
     other = checkpoint(stage, 2, changed=0.1)  # other weights at the same step
@@ -395,207 +335,3 @@ def test_a_torn_line_is_left_out_and_the_next_one_is_whole(stage: Context) -> No
     assert [job.step for job in again.unfinished()] == [1]
     again.end(Point(1, 1, "m", "run"))
     assert History(history.path).points[1].run == "run"
-
-
-# --- in the background ------------------------------------------------------------------------------------------------
-
-ELSEWHERE = EvaluateSettings(every=1, tasks="both", where="gpu:1")
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """`estbench eval` is a process that waits for a file, and answers with the name of the model."""
-    gate = tmp_path / "go"
-    code = (
-        "import json, pathlib, sys, time\n"
-        f"while not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
-        "assert pathlib.Path(sys.argv[1], 'config.json').exists()\n"
-        "if 'fails' in pathlib.Path(sys.argv[1]).name: sys.exit('no room')\n"
-        "print(json.dumps({'run': sys.argv[2]}))\n"
-    )
-    monkeypatch.setattr(
-        background, "command", lambda settings: [sys.executable, "-c", code, settings.model, settings.name]
-    )
-    yield gate
-    gate.touch()
-
-
-def test_evaluations_on_another_gpu_go_on_beside_training_one_at_a_time(stage: Context, stand_in: Path) -> None:
-    evaluator = Evaluator(ELSEWHERE, stage, 3)
-    for step in (1, 2):
-        place = checkpoint(stage, step)
-        assert evaluator(place, step, step) == Decision()  # training is not kept waiting
-        shutil.rmtree(place)  # and may remove its checkpoint
-    assert [job.step for job in evaluator.history.unfinished()] == [1, 2]
-    stand_in.touch()
-    decision = evaluator(checkpoint(stage, 3), 3, 3)
-    assert [point.run for point in decision.points] == [f"mudel-cpt-step-00000{step}" for step in (1, 2, 3)]
-
-
-def test_a_background_process_that_fails_is_said_and_stops_nothing(
-    stage: Context, stand_in: Path, said: list[str]
-) -> None:
-    stand_in.touch()
-    evaluator = Evaluator(replace(ELSEWHERE, name="fails"), stage, 1)
-    [point] = evaluator(checkpoint(stage, 1), 1, 1).points
-    assert point.run is None and "exit code 1, no room" in said[0]
-    assert not list((stage.folder / evaluation.COPIES).iterdir())
-
-
-def test_what_an_interruption_has_left_is_evaluated_later(stage: Context, stand_in: Path) -> None:
-    first = Evaluator(ELSEWHERE, stage, 3)
-    first(checkpoint(stage, 1), 1, 1)
-    first.close()
-    second = Evaluator(ELSEWHERE, stage, 3)
-    second(checkpoint(stage, 2), 2, 2)
-    stand_in.touch()
-    assert [point.step for point in second.finish().points] == [1, 2]
-
-
-def test_an_evaluation_of_weights_that_training_went_back_from_is_ended(stage: Context, stand_in: Path) -> None:
-    evaluator = Evaluator(ELSEWHERE, stage, 3)
-    evaluator(checkpoint(stage, 2), 2, 2)
-    assert evaluator._child is not None
-    _, before = evaluator._child
-    evaluator(checkpoint(stage, 1), 1, 1)
-    assert before.ended and [job.step for job in evaluator.history.unfinished()] == [1]
-    evaluator.close()
-
-
-@pytest.mark.slow
-def test_a_real_process_gives_the_run_that_this_one_gives(tiny_model: Path, tmp_path: Path, home: Path) -> None:
-    made = [
-        Evaluator(
-            EvaluateSettings(1, "mini_copa,mini_inflect", where, limit=3), context(tmp_path / where, tiny_model), 1
-        )
-        for where in ("here", "gpu:0")
-    ]
-    runs = [evaluator(checkpoint(evaluator.context, 1), 1, 1000).points[0] for evaluator in made]
-    assert runs[0].scores == runs[1].scores
-    assert (
-        len({str(point.run)[-12:] for point in runs}) == 1
-    )  # the hash of all results; before it stands the folder's name
-
-
-# --- the gate ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def stored(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of both tasks, made once: a folder to copy."""
-    folder = tmp_path_factory.mktemp("stored")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ESTBENCH_HOME", str(folder / "home"))
-        made = World(folder / "world", n=4)
-        for task in ("letters", "words"):
-            made.fill(task, rows(300), rows(4, start=5000))
-        patch.setattr(registry, "project_file", lambda name: made.folder / name)
-        job = runner.prepare(EvalSettings(model=str(tiny_model), tasks="both", data=str(made.data)))
-        return runner.evaluate(job).path
-
-
-@pytest.fixture
-def points(stage: Context, stored: Path, home: Path) -> Callable[[Job], tuple[str, str]]:
-    """Runs in which `words`, the English task here, falls by 10 points from step 2 on, but for a step back at 4."""
-    run = Run(shutil.copytree(stored, home / "runs" / stored.name))
-    start = variant(run, "algus", with_values(0.7))
-    fallen, level = with_values(0.58, tasks=("words",)), sibling(0.7, 0.06)
-    made = {0: start.id}
-    for step in (1, 4):
-        made[step] = variant(run, f"samm-{step}", level).id
-    for step in (2, 3, 5, 6):
-        made[step] = variant(start, f"samm-{step}", fallen).id
-    return lambda job: (made[job.step], "")
-
-
-def gated(stage: Context, mode: str = "advise", **gate: Any) -> Evaluator:
-    settings = GateSettings(mode=mode, languages=WATCHED, **gate)  # type: ignore[arg-type]
-    return Evaluator(EvaluateSettings(1, "both", gate=settings), stage, 6)
-
-
-def test_a_fall_is_advice_once_the_next_evaluation_confirms_it(
-    stage: Context, points: Callable[..., Any], answered: Callable[..., None]
-) -> None:
-    evaluator = gated(stage)
-    answered(evaluator, points)
-    decisions = [evaluator(bare(stage, step), step, step) for step in range(1, 7)]
-    assert not any(decision.stop for decision in decisions)
-    assert decisions[0].reason == "" and [point.step for point in decisions[0].points] == [0, 1]
-    assert "English -10.0 points" in decisions[1].reason and "to be confirmed" in decisions[1].reason
-    assert "confirmed" in decisions[2].reason and "to be" not in decisions[2].reason
-    assert "not confirmed, and dropped" in decisions[3].reason
-    assert "Estonian" not in "".join(decision.reason for decision in decisions)
-
-
-def test_it_stops_where_it_is_told_to(
-    stage: Context, points: Callable[..., Any], answered: Callable[..., None]
-) -> None:
-    evaluator = gated(stage, "stop")
-    answered(evaluator, points)
-    decisions = [evaluator(bare(stage, step), step, step) for step in range(1, 4)]
-    assert [decision.stop for decision in decisions] == [False, False, True]
-
-
-def test_a_stored_run_is_a_baseline_too(
-    stage: Context, points: Callable[..., Any], answered: Callable[..., None]
-) -> None:
-    baseline, _ = points(Job(0, 0, "", Path()))
-    evaluator = gated(stage, "stop", baseline=str(baseline))
-    answered(evaluator, points)
-    decisions = [evaluator(bare(stage, step), step, step) for step in range(1, 4)]
-    assert [decision.stop for decision in decisions] == [False, False, True]
-    assert 0 not in evaluator.history.points  # nothing was evaluated for it
-
-
-def test_a_training_that_is_resumed_decides_as_one_that_was_not(
-    stage: Context, points: Callable[..., Any], answered: Callable[..., None], tmp_path: Path
-) -> None:
-    """Each step by a process of its own, and by one for all: looks, levels and words are the same."""
-    whole = gated(context(tmp_path / "whole", stage.model))
-    answered(whole, points)
-    expected = [whole(bare(whole.context, step), step, step) for step in range(1, 7)]
-    found = []
-    for step in range(1, 7):
-        evaluator = gated(stage)
-        answered(evaluator, points)
-        found.append(evaluator(bare(stage, step), step, step))
-    assert found == expected
-    looks = [point.look for decision in found for point in decision.points if point.look]
-    assert len(looks) == 6 and all(Look.from_row(json.loads(json.dumps(look.to_row()))) == look for look in looks)
-
-
-def test_an_evaluation_that_failed_leaves_its_share_to_the_next(
-    stage: Context, points: Callable[..., Any], answered: Callable[..., None]
-) -> None:
-    evaluator = gated(stage)
-    answered(evaluator, lambda job: (None, "out of memory") if job.step == 2 else points(job))
-    made = [evaluator(bare(stage, step), step, step).points[-1] for step in range(1, 5)]
-    levels = [point.look and point.look.readings["en"].level for point in made]
-    assert levels[1] is None and levels[0] is not None
-    assert levels[2] == pytest.approx(2 * levels[0]) and levels[3] == pytest.approx(levels[0])
-
-
-def test_a_baseline_that_failed_is_tried_again(
-    stage: Context, points: Callable[..., Any], answered: Callable[..., None], said: list[str]
-) -> None:
-    evaluator = gated(stage)
-    answered(evaluator, lambda job: (None, "out of memory") if job.step == 0 else points(job))
-    assert [point.look for point in evaluator(bare(stage, 1), 1, 1).points] == [None, None]
-    answered(evaluator, points)
-    assert [point.look is not None for point in evaluator(bare(stage, 2), 2, 2).points] == [False, True]
-
-
-def test_runs_that_cannot_be_compared_are_said_once(
-    stage: Context, points: Callable[..., Any], answered: Callable[..., None], said: list[str]
-) -> None:
-    def other(job: Job) -> tuple[str, str]:
-        run = Run(find_run(points(job)[0]))
-        if job.step:
-            manifest = run.manifest | {"engine": run.manifest["engine"] | {"dtype": "float16"}}
-            (run.path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-        return run.id, ""
-
-    evaluator = gated(stage, "stop")
-    answered(evaluator, other)
-    assert not any(evaluator(bare(stage, step), step, step).stop for step in range(1, 5))
-    assert len(said) == 1 and "dtype float16" in said[0]

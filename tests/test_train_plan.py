@@ -118,9 +118,9 @@ def test_weights_moments_and_logits_of_8b_take_what_is_known() -> None:
 
 
 def test_the_pieces_are_those_of_the_loss() -> None:
-    from estbench_training.cpt.losses import LOGITS_BYTES
+    from estbench_training.cpt.losses import LOGITS
 
-    assert LOGITS_BYTES["cuda"] == memory.PIECE
+    assert LOGITS["cuda"] == memory.PIECE
 
 
 @pytest.mark.parametrize("kind", ["llama", "apertus"])
@@ -231,6 +231,18 @@ def test_what_is_not_known_is_not_invented() -> None:
     pairs = planned(CPT, dpo)
     assert pairs.tokens == 10 * 2 * 32 * 1024 and pairs.flops is not None
     assert pairs.flops == pytest.approx(pairs.tokens * per_token(LLAMA_8B, 1024) * 4 / 3)
+
+
+def test_rows_that_are_known_before_they_are_built_say_how_many_steps_there_are_at_most() -> None:
+    rows = {"name": "rows", "kind": "instructions", "sources": {"x": {"demo": ["mini_qa"], "rows": 50}}, "rows": 1000}
+    sft = {"name": "sft", "kind": "sft", "data": "rows", "epochs": 3, "batch": 128, "max_length": 512}
+    stage = planned(CPT, rows, sft)
+    assert stage.steps == 24 and stage.tokens == 24 * 128 * 512 and "at most" in stage.note  # 3000 / 128
+    replayed = sft | {"replay": {"data": "corpus", "share": 0.1}}
+    assert planned(CPT, rows, replayed).steps == 24
+    assert planned(CPT, rows, sft | {"data": ["rows", "./more.jsonl"]}).steps is None
+    del rows["rows"]
+    assert planned(CPT, rows, sft).steps is None
 
 
 def test_a_base_that_is_not_here_leaves_its_size_open_and_one_that_is_here_is_read(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from estbench_training.prepare import decontaminate
-from estbench_training.prepare.decontaminate import Finder, Tests
+from estbench_training.prepare.decontaminate import Finder
 from estbench_training.prepare.settings import DecontaminateSettings
 from estbench_training.shards import Shards
 from made_up_words import Words
@@ -28,7 +28,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-def finder(folder: Path, tests: Tests) -> Finder:
+def finder(folder: Path, tests: decontaminate.Tests) -> Finder:
     tests.save(folder)
     return Finder(folder, tests.with_near)
 
@@ -69,26 +69,18 @@ def test_a_part_is_found_anywhere_in_a_long_document(tmp_path: Path, place: int)
 
 
 def test_near_duplicates_are_found_where_asked(tmp_path: Path) -> None:
-    words = WORDS.some(80)
-    close = " ".join(word if place % 7 else "muu" for place, word in enumerate(words))  # no 8 words in a row
-    without, with_near = (made_up_tests([" ".join(words)], near=near) for near in (False, True))
-    spaced = " ".join(close)  # control: no 50 letters in a row either, but for the words
-    assert spaced
-    for name, tests, expected in (("a", without, set()), ("b", with_near, {0, 2})):
-        found = finder(tmp_path / name, tests).find([_apart(close), WORDS.text(80), _apart(close)])
+    words = ["".join(WORDS.dice.choices("abdeghijklmnoprstuvõäöü", k=4)) for _ in range(84)]
+    blocks = [words[start : start + 7] for start in range(0, 84, 7)]
+    close = " ".join(word for block in blocks[::-1] for word in block)  # neither 8 words nor 50 letters are in a row
+    for name, near, expected in (("a", False, set()), ("b", True, {0, 2})):
+        tests = made_up_tests([" ".join(words)], near=near)
+        found = finder(tmp_path / name, tests).find([close, WORDS.text(80), close])
         assert set(found) == expected
         assert all(tests.tasks_of(finds) == ["t0"] for finds in found.values())
 
 
-def _apart(one: str) -> str:
-    """With another word after every third: neither 8 words nor 50 letters in a row are left."""
-    return one
-
-
 def test_tests_documents_go_and_the_manifest_reports_it(tmp_path: Path, tokenizer: Path) -> None:
-    shown = [
-        row["passage"] if "passage" in row else " ".join(map(str, row.values())) for row in rows("mini_qa")["test"][:2]
-    ]
+    shown = [row["context"] for row in rows("mini_qa")["test"][:2]]
     clean = [WORDS.text(30) for _ in range(5)]
     write(tmp_path / "a.jsonl", [clean[0], around(shown[0]), *clean[1:], shown[1]])
     said: list[str] = []

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ PATIENCE = 20  # seconds to end in when asked to
 
 
 class Background:
-    """An evaluation that goes on in the background. What it says is added to `log`."""
+    """An evaluation that goes on in the background, and ends with this process. What it says is added to `log`."""
 
     def __init__(self, settings: EvalSettings, gpu: int, log: Path) -> None:
         self._log, self._result = log, log.with_suffix(".json")
@@ -33,6 +34,7 @@ class Background:
             self._process = subprocess.Popen(
                 command(settings), env=environment(gpu), stdin=subprocess.DEVNULL, stdout=result, stderr=words
             )
+        self.close = weakref.finalize(self, _end, self._process)  # also when Python ends
 
     @property
     def ended(self) -> bool:
@@ -47,14 +49,17 @@ class Background:
         last = self._log.read_text("utf-8", "replace").strip().splitlines()[-1:]
         return None, f"exit code {code}, {' '.join(last)[:300] or 'nothing said'} ({self._log})"
 
-    def close(self) -> None:
-        """End it."""
-        self._process.terminate()
-        try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process, if it has not ended."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def command(settings: EvalSettings) -> list[str]:

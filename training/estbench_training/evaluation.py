@@ -13,7 +13,6 @@ and none leaves a trace in the training: `undisturbed`.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
@@ -148,7 +147,6 @@ class Evaluator:
             self._check()
         self.history = History(context.folder / LOG)
         self._child: tuple[Job, Background] | None = None
-        atexit.register(self.close)
 
     def _check(self) -> None:
         """Refuse what can't work before training begins."""

@@ -14,7 +14,7 @@ from estbench_training.cpt.flops import HEAD_NORMS, UNGATED, Checkpointing, Shap
 
 Precision = Literal["bf16", "fp32", "bf16_pure"]
 OVERHEAD = 0.08  # of a device's memory: context, communication buffers, fragmentation
-PIECE = 1 << 29  # bytes of logits in fp32 that a chunked loss has in memory at once: losses.LOGITS_BYTES on a GPU
+PIECE = 1 << 29  # bytes of logits in fp32 that a chunked loss has in memory at once: losses.LOGITS on a GPU
 # bytes of a weight as it is kept, of its gradient, of the optimizer's state
 KEPT: dict[Precision, tuple[int, int, int]] = {"bf16": (4, 4, 8), "fp32": (4, 4, 8), "bf16_pure": (2, 2, 4)}
 

@@ -114,6 +114,14 @@ def shape_of(recipe: Recipe, stage: Stage) -> Shape | None:
         return None
 
 
+def rows_of(recipe: Recipe, stage: Stage) -> int | None:
+    """The rows that a stage learns from at most, if all that it reads are stages that say how many they make."""
+    stages_by_name = {earlier.name: earlier.settings for earlier in recipe.stages}
+    sources = getattr(stage.settings, "sources", ())
+    limits = [getattr(stages_by_name.get(name), "rows", None) for name in sources]
+    return None if None in limits or not limits else sum(limits)
+
+
 def show(plan: Plan, output: str | None) -> None:
     """Print it: a table on a terminal, JSON on a pipe."""
     if output == "json" or (output is None and not sys.stdout.isatty()):
@@ -125,7 +133,7 @@ def show(plan: Plan, output: str | None) -> None:
 def _stage(recipe: Recipe, stage: Stage, machine: Machine, gpus: int) -> StagePlan:
     model = recipe.model_before(stage) if stage.kind.needs_model else None
     begun = StagePlan(stage.name, stage.kind.name, model)
-    work, size = work_of(stage.settings), shape_of(recipe, stage)
+    work, size = work_of(stage.settings, rows_of(recipe, stage)), shape_of(recipe, stage)
     if work is None:
         return replace(begun, note="trains nothing, so its time isn't planned")
     begun = replace(begun, tokens=work.tokens, steps=work.steps)
@@ -168,7 +176,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield ""
     for stage in plan.stages:
         if stage.memory is not None:
-            parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in asdict(stage.memory).items())
+            parts = ", ".join(f"{name} {_gib(value)}" for name, value in asdict(stage.memory).items())
             yield f"{stage.stage}: memory of a device in GiB: {parts}"
     yield from (f"{stage.stage}: {stage.note}" for stage in plan.stages if stage.note)
     low, high = machine.mfu
@@ -184,13 +192,17 @@ def _cells(stage: StagePlan, gpus: int) -> dict[str, Any]:
     if stage.flops is not None:
         cells["flops"] = f"{stage.flops:.2e}"
     if stage.memory is not None:
-        cells["memory"] = f"{stage.memory.total / GIB:.1f}{'' if stage.fits else ' (too much)'}"
+        cells["memory"] = f"{_gib(stage.memory.total)}{'' if stage.fits else ' (too much)'}"
     if stage.hours is not None:
         cells["hours"] = _span([f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}" for hours in stage.hours])
         cells["time"] = _span([duration(3600 * hours / gpus) for hours in stage.hours])
     elif "unknown" in stage.note:
         cells["hours"] = "unknown"
     return cells
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f}" if size >= 0.1 * GIB else f"{size / GIB:.2g}"
 
 
 def _span(ends: Sequence[str]) -> str:

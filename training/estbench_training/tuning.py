@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.util
 import json
 import os
 import warnings
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from estbench.errors import ConfigError, ModelError
+from estbench.errors import ConfigError, MissingPartError, ModelError
 from estbench_training.cpt import schedule as schedules
 from estbench_training.cpt.settings import Lora, Optimizer, Precision, Save
 from estbench_training.kinds import Context
@@ -60,7 +61,7 @@ class TuningSettings(schedules.ScheduleSettings, Protocol):
 
     @property
     def attention(self) -> str:
-        """What transformers calls attn_implementation; auto leaves it to transformers."""
+        """As `attention` takes it."""
 
     @property
     def save(self) -> Save:
@@ -132,13 +133,28 @@ def load(settings: TuningSettings, path: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     dtype = torch.bfloat16 if settings.precision == "bf16_pure" else torch.float32
-    chosen = {} if settings.attention == "auto" else {"attn_implementation": settings.attention}
     try:
         return AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True, **chosen
+            path,
+            dtype=dtype,
+            attn_implementation=attention(settings.attention),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
         )
     except (ValueError, ImportError, OSError) as error:
         raise ModelError(f"transformers can't load {path}: {str(error).splitlines()[0]}") from None
+
+
+def attention(asked: str) -> str:
+    """What transformers calls attn_implementation. auto: flash_attention_2 on a GPU where flash-attn is installed (sdpa
+    makes a mask of length × length for packed sequences), else sdpa."""
+    installed = importlib.util.find_spec("flash_attn") is not None
+    if asked == "flash_attention_2" and not installed:
+        raise MissingPartError("attention: flash_attention_2 needs flash-attn, which isn't installed.")
+    if asked != "auto":
+        return asked
+    return "flash_attention_2" if installed and has_gpu() else "sdpa"
 
 
 def lora_config(lora: Lora | None) -> Any:

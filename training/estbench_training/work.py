@@ -6,6 +6,7 @@ work.flops(shape), work.memory(shape, machine, gpus)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -96,8 +97,11 @@ class Work:
         return f"{room}: take a smaller micro_batch or sequence, or lora"
 
 
-def work_of(settings: StageSettings) -> Work | None:
-    """The work of a stage by its settings; None for a stage that trains nothing."""
+def work_of(settings: StageSettings, rows: int | None = None) -> Work | None:
+    """The work of a stage by its settings; None for a stage that trains nothing.
+
+    rows: conversations or pairs that it is given at most, where that is known before they are built.
+    """
     from estbench_training.cpt.settings import CptSettings
     from estbench_training.dpo import DpoSettings
     from estbench_training.sft import SftSettings
@@ -105,9 +109,9 @@ def work_of(settings: StageSettings) -> Work | None:
     if isinstance(settings, CptSettings):
         return _cpt(settings)
     if isinstance(settings, SftSettings):
-        return _tuning(settings, sides=1)
+        return _tuning(settings, rows, sides=1)
     if isinstance(settings, DpoSettings):  # two answers, and of each a forward pass of the reference
-        return _tuning(settings, sides=2, passes=4 / 3)
+        return _tuning(settings, rows, sides=2, passes=4 / 3)
     return None
 
 
@@ -136,13 +140,17 @@ def _cpt(settings: CptSettings) -> Work:
     )
 
 
-def _tuning(settings: SftSettings | DpoSettings, sides: int, passes: float = 1.0) -> Work:
+def _tuning(settings: SftSettings | DpoSettings, rows: int | None, sides: int, passes: float = 1.0) -> Work:
     rank = settings.lora.rank if settings.lora else None
+    counts = [count for count in (rows, settings.limit) if count is not None]
+    steps = settings.steps
+    if steps is None and counts:
+        steps = math.ceil(min(counts) * settings.epochs / settings.batch)
     return Work(
         sequence=settings.max_length,
         sequences=sides * settings.batch,
         micro=sides * settings.micro_batch,
-        steps=settings.steps,
+        steps=steps,
         precision=settings.precision,
         shard=settings.shard,
         replicas=None,
@@ -151,7 +159,7 @@ def _tuning(settings: SftSettings | DpoSettings, sides: int, passes: float = 1.0
         trained=lambda size: 1.0 if rank is None else adapted(size, rank),
         input_embeddings=rank is None,
         passes=passes,
-        note=UNBUILT if settings.steps is None else AT_MOST,
+        note=UNBUILT if steps is None else AT_MOST,
     )
 
 

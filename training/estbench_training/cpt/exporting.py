@@ -41,6 +41,7 @@ def export(run: Run, batches: Batches, place: Path, *, final: bool) -> None:
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in freezing.without_adapters(inner, whole)
     }
+    joules = run.energy()
     adapter = dict(freezing.adapters(inner, whole)) if final and run.settings.freeze == "lora" else {}
     if run.ranks.main:
         if adapter:
@@ -48,7 +49,7 @@ def export(run: Run, batches: Batches, place: Path, *, final: bool) -> None:
                 _write_adapter(folder, inner, adapter, run)
         with appearing(place) as folder:
             _write_model(folder, inner, tensors, run.base.path, dtype)
-            card.write(run.context, folder, _facts(run, batches, final))
+            card.write(run.context, folder, _facts(run, batches, final, joules))
     run.ranks.barrier()
 
 
@@ -134,7 +135,7 @@ def _disk_errors() -> Iterator[None]:
         raise OSError(str(error)) from None
 
 
-def _facts(run: Run, batches: Batches, final: bool) -> card.CardFacts:
+def _facts(run: Run, batches: Batches, final: bool, joules: float | None) -> card.CardFacts:
     """What the card says of this stage."""
     shares = batches.mixture.report(run.step * batches.size)
     manifests = {name: shards.manifest for name, shards in batches.shards.items()}
@@ -150,7 +151,8 @@ def _facts(run: Run, batches: Batches, final: bool) -> card.CardFacts:
             for name, share in shares.items()
         ),
         decontaminated=_decontaminated([manifest.get("decontaminated") for manifest in manifests.values()]),
-        hours=run.seconds * run.ranks.world / 3600,
+        hours=run.seconds / 3600,
+        energy_kwh=None if joules is None else joules / card.JOULES,
         precision=run.settings.precision,
     )
 

@@ -85,10 +85,13 @@ def train(
         mfu: utilisation of a device by tokens a second of all.
     """
     settings, steps, ranks = run.settings, run.settings.total_steps, run.ranks
+    turns = run.turns
     with Stopping() as stopping:
         for step in batches.prefetch(run.step, steps, ranks.rank, ranks.world):
             began = time.monotonic()
             rate = rate_at(settings, run.step, steps)
+            if run.step in turns:
+                run.guard.forget()
             measured = gradients(run, step, stopping)
             verdict = run.guard.check(measured.loss, measured.grad_norm)
             if verdict == "ok":

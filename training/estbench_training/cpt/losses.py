@@ -29,6 +29,8 @@ class LossModel(nn.Module):
         super().__init__()
         self.model = model
         self.chunked, self.liger = chunked, liger
+        # The one kernel of transformers that keeps documents apart in a batch of one row only.
+        self.flat = model.config._attn_implementation == "flash_attention_2"
 
     @property
     def config(self) -> Any:
@@ -45,8 +47,13 @@ class LossModel(nn.Module):
             labels: (batch, sequence), the token that comes next, or -100; without them the model's output is returned.
             use_cache: has to be off, since transformers would mask nothing with it.
         """
+        shape = input_ids.shape
+        if self.flat:  # each row begins with position 0, so its documents stay apart from the row's before
+            input_ids, position_ids = input_ids.view(1, -1), position_ids.view(1, -1)
         if labels is None:
-            return self.model(input_ids=input_ids, position_ids=position_ids, use_cache=use_cache)
+            output = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=use_cache)
+            output.logits = output.logits.view(*shape, -1)
+            return output
         if not self.chunked:
             logits = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
             return summed(logits, labels)
@@ -97,16 +104,17 @@ class _Chunked(torch.autograd.Function):
                     grad_hidden[begin : begin + rows] = slope.to(low) @ matrix
                 if grad_weight is not None:
                     _add_product(grad_weight, slope.to(low), piece)
-        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.dtype = weight.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *outer: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        (scale,) = outer
+        (scale,) = outer  # fp32, and so is the product: 1 / targets is no number of bf16
         return (
-            None if grad_hidden is None else grad_hidden.mul_(scale.to(grad_hidden.dtype)),
-            None if grad_weight is None else grad_weight.mul_(scale.to(grad_weight.dtype)),
+            None if grad_hidden is None else grad_hidden.float().mul_(scale).to(grad_hidden.dtype),
+            None if grad_weight is None else grad_weight.mul_(scale).to(ctx.dtype),
             None,
             None,
         )

@@ -7,6 +7,8 @@ each process reads its slices of the safetensors. Where names or tied weights do
 from __future__ import annotations
 
 import importlib.util
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from estbench.checkpoint import Checkpoint, find, read_header
 from estbench.errors import ConfigError, MissingPartError, ModelError
+from estbench_training import card
 from estbench_training.cpt import flops, freezing, losses, parallel, saving
 from estbench_training.cpt.averaging import Averages
 from estbench_training.cpt.guards import Guard
@@ -47,12 +50,34 @@ class Run:
     step: int = 0
     seconds: float = 0.0  # of training, earlier attempts included
     skipped: int = 0  # steps that the guard did not take
+    joules: float | None = 0.0  # used by all GPUs in earlier attempts; None where nothing counts them
+    meter: float | None = None  # of this process's node when this attempt began
     tensors: dict[str, Tensor] = field(default_factory=dict)  # the state, by name
 
     def save(self) -> None:
         """The state after `step` steps."""
-        facts = {"guard": self.guard.state(), "seconds": self.seconds, "skipped": self.skipped}
-        self.checkpoints.save(self.step, self.tensors, {**facts, "world": self.ranks.world})
+        facts = {
+            "guard": self.guard.state(),
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "joules": self.energy(),
+            "world": self.ranks.world,
+        }
+        self.checkpoints.save(self.step, self.tensors, facts)
+
+    def energy(self) -> float | None:
+        """Joules that all GPUs have used, earlier attempts included; None where none counts. All processes ask."""
+        now = meter()
+        used = [0.0, 0.0] if now is None or self.meter is None else [now - self.meter, 1.0]
+        joules, nodes = self.ranks.total(*torch.tensor(used, dtype=torch.float64, device=self.ranks.device))
+        return self.joules + joules if nodes and self.joules is not None else None
+
+    @property
+    def turns(self) -> frozenset[int]:
+        """The steps with which another phase of the mixture begins: what was usual before is not, then."""
+        return frozenset(
+            math.ceil(phase.until * self.settings.total_steps) for phase in self.settings.mixture.phases[:-1]
+        )
 
     def restore(self) -> None:
         """Go on from the newest state, if there is one."""
@@ -61,6 +86,7 @@ class Run:
             return
         facts = self.checkpoints.load(step, self.tensors)
         self.step, self.seconds, self.skipped = step, float(facts["seconds"]), int(facts["skipped"])
+        self.joules = facts["joules"]
         self.guard = Guard(self.settings.guards, facts["guard"])
         self.context.say(f"{self.context.stage.name}: goes on after step {step:,}.")
 
@@ -86,6 +112,7 @@ def build(settings: CptSettings, context: Context, ranks: Ranks) -> Run:
     averages = Averages(settings.average, weights, settings.total_steps)
     checkpoints = saving.Checkpoints(context.folder / "resume", context.key, settings.save.keep, ranks, context.say)
     run = Run(settings, context, ranks, base, model, weights, optimizer, averages, checkpoints, Guard(settings.guards))
+    run.meter = meter()
     run.tensors = {
         **{f"weights/{name}": weight.detach() for name, weight in weights.items()},
         **{f"average/{name}": value for name, value in averages.values.items()},
@@ -309,6 +336,11 @@ def make_optimizer(settings: CptSettings, weights: Mapping[str, nn.Parameter], r
 
 
 # --- what it takes ----------------------------------------------------------------------------------------------------
+
+
+def meter() -> float | None:
+    """The counters of a node's GPUs in joules, read by one of its processes."""
+    return card.energy_joules() if os.environ.get("LOCAL_RANK", "0") == "0" else None
 
 
 def utilisation(settings: CptSettings, config: Any, ranks: Ranks) -> Callable[[float], float | None]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from estbench_training.cpt.parallel import Ranks
     from estbench_training.cpt.setup import Run
 
-SELF_TEST = 128  # tokens of a row of the packing test
+SELF_TEST = 128  # tokens of a row of the packing test; a compiled model has it with the shape that it is compiled for
 DRAWN_EVERY = 300.0  # seconds
 
 
@@ -48,7 +48,8 @@ def _train(settings: CptSettings, context: Context, ranks: Ranks) -> None:
     batches = open_batches(settings, context)
     run = setup.build(settings, context, ranks)
     with setup.computing(settings, ranks):
-        self_test(run.model, ranks.device, rows=settings.micro_batch, length=_test_length(settings))
+        length = settings.sequence if settings.compile else min(SELF_TEST, run.base.max_length or SELF_TEST)
+        self_test(run.model, ranks.device, rows=settings.micro_batch, length=length)
     run.restore()
     log = Log(
         context.folder,
@@ -68,11 +69,6 @@ def _train(settings: CptSettings, context: Context, ranks: Ranks) -> None:
     exporting.export(run, batches, context.model_folder, final=True)
     if ranks.main:
         shutil.rmtree(context.folder / "resume", ignore_errors=True)
-
-
-def _test_length(settings: CptSettings) -> int:
-    """A compiled model is tested with the shape it is trained with: another one would be compiled, too."""
-    return settings.sequence if settings.compile else SELF_TEST
 
 
 @contextmanager

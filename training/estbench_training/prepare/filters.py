@@ -19,7 +19,7 @@ from estbench_training.prepare.decontaminate import Finder
 from estbench_training.prepare.settings import OWN, DuplicateSettings, FilterSettings, SourceSettings
 from estbench_training.prepare.sources import Batch, documents
 
-SAMPLE = 400  # characters at the beginning, in the middle and at the end that tell the language of a longer text
+SAMPLE = 200  # characters at the beginning, in the middle and at the end that tell the language of a longer text
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,177 @@
+"""How fast texts become token shards, against the tokenizer's library alone; what each filter costs; peak memory.
+
+    OMP_NUM_THREADS=1 python benchmarks/training_data.py [megabytes] [JSONL corpus with the field "text"] [tokenizer]
+
+Without a corpus it makes one of Estonian-like words, without a tokenizer it learns byte-level BPE of 8,000 on it. The
+library's `encode_batch` (and its faster form without offsets) and our whole step (reading the cleaned pieces, encoding,
+writing shards with checksums to the disk) take turns over the same texts in the same batches in one process with one
+thread; times are CPU seconds, so that other work on the machine doesn't count, the ratio is of medians. Filters are
+measured apart, each with what comes before it off. Peak memory is that of a process of its own which prepares the
+corpus, and a tenth of it, with everything on but the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import contamination as made_up
+import numpy as np
+from estbench_training.prepare import decontaminate, near, sources
+from estbench_training.prepare.encode import Encoder, Frame, frame_of, kept
+from estbench_training.prepare.filters import Cleaner, Job
+from estbench_training.prepare.pieces import Pieces
+from estbench_training.prepare.settings import DuplicateSettings, FilterSettings, SourceSettings
+from estbench_training.shards import Writer, load_tokenizer
+
+from estbench.contamination import text
+from estbench.contamination.items import Material, Shown
+from estbench.registry import Task
+
+ROUNDS = 5
+VOCABULARY = 8000
+OFF = DuplicateSettings(exact=False, near=False)
+# In a process of its own: a recipe's stage, then the most memory that it took.
+PREPARE = """
+import resource, sys
+from pathlib import Path
+from estbench_training import recipe
+from estbench_training.kinds import Context
+folder = Path(sys.argv[1])
+sources = {"et": {"path": sys.argv[2], "language": "et", "licence": "cc0-1.0"}}
+stage = {"name": "corpus", "kind": "prepare", "sources": sources, "decontaminate": "none", "part_tokens": 1 << 20}
+made = recipe.from_row({"name": "r", "base": str(folder), "stages": [stage]}, folder)
+context = Context(made, made.stages[0], folder / sys.argv[3], "k", 1, lambda line: None, model=folder)
+made.stages[0].kind.run(made.stages[0].settings, context)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def tokenizer_of(folder: Path, corpus: Path) -> Path:
+    """BPE of VOCABULARY tokens, learnt on the corpus's first 2,000 documents; saved as transformers reads it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    with open(corpus, encoding="utf-8") as lines:
+        bpe.train_from_iterator(
+            [json.loads(line)["text"] for line, _ in zip(lines, range(2000), strict=False)], trainer
+        )
+    made: Any = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>")
+    made.save_pretrained(folder)
+    return folder
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of all threads of this process."""
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
+def batches(source: SourceSettings) -> Iterator[sources.Batch]:
+    return sources.batches(source, sources.opened("et", source, Path), 1, None, 0)
+
+
+def tokenising(folder: Path, source: SourceSettings, frame: Frame) -> None:
+    """Our step and the library's calls, by turns."""
+    with Pieces(folder / "pieces") as pieces:
+        cleaner = Cleaner(Job(source, FilterSettings(), OFF, None))
+        for batch in batches(source):
+            pieces.add(cleaner(batch))
+        pieces.finish()
+    flags = np.zeros(sum(piece.documents for piece in pieces.all), np.uint8)
+    encoder = Encoder(frame)
+    together = list(kept(pieces.all, flags, 0))
+    tokens = 0
+
+    def ours() -> None:
+        nonlocal tokens
+        with tempfile.TemporaryDirectory(dir=folder) as shards, Writer(Path(shards), {}) as writer:
+            for texts in kept(pieces.all, flags, 0):
+                writer.add(*encoder(texts))
+            writer.finish({})
+            tokens = writer.tokens
+
+    def library() -> None:
+        for texts in together:
+            encoder.backend.encode_batch(texts, add_special_tokens=False)
+
+    def fast() -> None:
+        for texts in together:
+            encoder.backend.encode_batch_fast(texts, add_special_tokens=False)
+
+    ways: dict[str, Callable[[], None]] = {"prepare": ours, "encode_batch": library, "encode_batch_fast": fast}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            times[name].append(seconds(way))
+    middle = {name: statistics.median(some) for name, some in times.items()}
+    for name, value in middle.items():
+        print(f"{name:18} {tokens / value / 1e6:6.2f} M tokens/s of CPU   {value:6.2f} s")
+    for name in ("encode_batch", "encode_batch_fast"):
+        print(f"prepare has {middle[name] / middle['prepare']:.1%} of the throughput of {name}")
+
+
+def filters(folder: Path, source: SourceSettings, size: int) -> None:
+    """MB/s of each filter alone, over reading and NFC."""
+    words = [made_up.sentences(made_up.random.Random(2), 60) for _ in range(2000)]
+    material = Material()
+    material.add(Task("t", Path("t.yaml"), {"metadata": {}}), [Shown("h", text.plain([one]), []) for one in words])
+    decontaminate.of_material(material, (), False).save(folder / "tests")
+    plain = FilterSettings()
+    jobs = {
+        "read, NFC, hash": Job(source, plain, OFF, None),
+        "+ language": Job(source, FilterSettings(languages=("et",)), OFF, None),
+        "+ tests": Job(source, plain, OFF, folder / "tests"),
+        "+ MinHash": Job(source, plain, DuplicateSettings(), None),
+    }
+    near.signatures(["õ"], 128)  # tables, made once
+    for name, job in jobs.items():
+        cleaner = Cleaner(job)
+        some = list(islice(batches(source), 3))
+        share = sum(len(batch.content) for batch in some)
+        taken = seconds(lambda cleaner=cleaner, some=some: [cleaner(batch) for batch in some])
+        print(f"{name:18} {share / taken / 1e6:6.2f} MB/s of CPU (of {size / 1e6:.0f} MB, {share / 1e6:.1f} measured)")
+
+
+def memory(folder: Path, corpus: Path, name: str) -> float:
+    """MB at most of a process that prepares the corpus."""
+    command = [sys.executable, "-c", PREPARE, str(folder), str(corpus), name]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def main() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    size = int(float(sys.argv[1] if len(sys.argv) > 1 else 10) * 1e6)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus, tenth = folder / "corpus.jsonl", folder / "tenth.jsonl"
+        given = sys.argv[2] if len(sys.argv) > 2 else None
+        made_up.make(corpus, size, given)
+        made_up.make(tenth, size // 10, given)
+        model = Path(sys.argv[3]) if len(sys.argv) > 3 else tokenizer_of(folder, corpus)
+        frame = frame_of(load_tokenizer(model), str(model))
+        source = SourceSettings(path=str(corpus), language="et", licence="cc0-1.0")
+        tokenising(folder, source, frame)
+        filters(folder, source, size)
+        small, large = memory(model, tenth, "small"), memory(model, corpus, "large")
+        print(f"peak memory {large:.0f} MB; of a tenth of the corpus {small:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
