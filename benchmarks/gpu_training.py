@@ -119,13 +119,11 @@ def options(name: str, tiny: bool) -> list[Option]:
     return [option for place, option in enumerate(found) if astuple(option) not in map(astuple, found[:place])]
 
 
-def astuple(option: Option) -> tuple[Any, ...]:
-    """What an option is, without its name."""
+def astuple(option: Option) -> tuple[Any, ...]:  # without its name
     return tuple(value for key, value in asdict(option).items() if key != "name")
 
 
 def installed(module: str) -> bool:
-    """Whether a module can be imported."""
     return importlib.util.find_spec(module) is not None
 
 
@@ -150,8 +148,6 @@ class Bench:
         peak = next((one.peak for one in MACHINES.values() if one.device.split()[0] in self.name), None)
         self.peak = arguments.peak * 1e12 if arguments.peak else peak
         self.ranks = parallel.join(Parallel("full"))
-
-    # --- making things
 
     def model(self, shape: dict[str, Any], option: Option, settings: CptSettings) -> losses.LossModel:
         """The cpt stage's model for an option, of random weights."""
@@ -223,12 +219,10 @@ class Bench:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def memory(self) -> float | None:
-        """GiB at most since it was last cleared."""
+    def memory(self) -> float | None:  # GiB at most since it was last cleared
         return round(torch.cuda.max_memory_allocated() / 2**30, 1) if self.device == "cuda" else None
 
     def clear(self) -> None:
-        """Forget the last measurement."""
         gc.collect()
         torch.compiler.reset()
         if self.device == "cuda":

@@ -20,6 +20,7 @@ for all of them is made under a lock (`locks.alone`).
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
@@ -155,6 +156,14 @@ def no_network() -> Iterator[pytest.MonkeyPatch]:
     patch.setattr(socket, "getaddrinfo", getaddrinfo)
     yield patch
     patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_old_garbage() -> None:
+    """Leave what lives by now out of garbage collections: an engine collects when it is done, and half a second for a
+    million objects of torch and transformers would be a third of a small eval."""
+    gc.collect()
+    gc.freeze()
 
 
 def outside() -> dict[str, str]:

@@ -264,54 +264,6 @@ def test_only_one_model_is_in_memory(world: World, monkeypatch: pytest.MonkeyPat
 # --- which pairs ------------------------------------------------------------------------------------------------------
 
 
-def encoded(model: Path, rows: list[Row], max_length: int = 64, too_long: str = "error") -> Any:
-    chat = open_chat(Tokens(model).tokenizer, "tulu")
-    return chat, *reference.encode(chat, [{"where": "x:1", **row} for row in rows], max_length, too_long)
-
-
-def test_an_answer_is_learnt_with_its_end_token_and_nothing_else(tiny_model: Path) -> None:
-    chat, [found], counts = encoded(tiny_model, [pair("Kas sajab?", "Jah, sajab.", "Ei.")])
-    decode = chat.tokenizer.decode
-    assert decode(found.prompt) == "<s><|user|>\nKas sajab?\n<|assistant|>\n"
-    assert decode(found.chosen) == "Jah, sajab.</s>" and decode(found.rejected) == "Ei.</s>"
-    assert list(found.prompt) == chat.prompt([{"role": "user", "content": "Kas sajab?"}]) and not counts
-
-
-def test_earlier_turns_are_prompt(tiny_model: Path) -> None:
-    row = pair("Aga lund?", "Ei.", "Jah.")
-    row["prompt"] = [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B"}, *row["prompt"]]
-    chat, [found], _ = encoded(tiny_model, [row])
-    assert chat.tokenizer.decode(found.chosen) == "Ei.</s>" and "B</s>" in chat.tokenizer.decode(found.prompt)
-
-
-def test_a_pair_with_equal_sides_is_left_out_and_counted(tiny_model: Path) -> None:
-    _, found, counts = encoded(tiny_model, [pair("A?", "Jah.", "Jah."), pair("A?", "Jah.", "Ei.")])
-    assert len(found) == 1 and counts == {"both sides equal": 1}
-
-
-def test_pairs_that_are_too_long_are_refused_dropped_or_cut_as_said(tiny_model: Path) -> None:
-    rows = [pair("A?", "Jah. " * 20, "Ei. " * 30, id="pikk"), pair("A?", "Jah.", "Ei."), pair("Miks? " * 20, "B", "C")]
-    with pytest.raises(DataError, match=r"Pair pikk has \d+ tokens, max_length is 64: say too_long: drop"):
-        encoded(tiny_model, rows)
-    _, found, counts = encoded(tiny_model, rows, too_long="drop")
-    assert [one.id for one in found] == ["x:1"] and counts == {"too long": 2}
-    _, found, counts = encoded(tiny_model, rows, too_long="truncate")
-    assert found[0].length == 64 and len(found) == 2
-    assert counts == {"too long": 2, "nothing left when cut": 1}  # the third one's prompt alone is longer
-
-
-def test_an_empty_chosen_answer_is_refused_and_an_empty_rejected_one_is_not(tiny_model: Path) -> None:
-    with pytest.raises(DataError, match="Pair x: its chosen answer is empty"):
-        encoded(tiny_model, [pair("A?", " \n", "Ei.", id="x")])
-    _, [found], _ = encoded(tiny_model, [pair("A?", "Jah.", "")])
-    assert len(found.rejected) == 1  # a model that says nothing is what a pair may be about
-
-
-def test_text_that_would_be_a_control_token_is_refused(tiny_model: Path) -> None:
-    with pytest.raises(DataError, match="a control token in its text"):
-        encoded(tiny_model, [pair("A?", "Jah.</s>", "Ei.")])
-
-
 def test_what_is_left_out_is_said_and_written_down(world: World) -> None:
     rows = [*some_pairs(), pair("A?", "B", "B"), pair("Miks? " * 40, "Jah.", "Ei.")]
     folder = world.train(rows, too_long="drop", steps=1)

@@ -307,3 +307,23 @@ def test_samples_outside_the_run_are_refused() -> None:
     for i in (-1, 10):
         with pytest.raises(IndexError):
             made.sample(i)
+
+
+def test_a_source_that_is_left_out_is_not_read_and_the_run_is_as_if_it_was_not_there() -> None:
+    weights = {"et": 3.0, "code": 1.0}
+    without = Mixture(MixtureSettings(weights=weights), {"et": 900, "code": 500}, 10, 200, 1)
+    left = Mixture(MixtureSettings(weights=weights, left_out=("en",)), {"et": 900, "en": 700, "code": 500}, 10, 200, 1)
+    assert left.samples(0, 200) == without.samples(0, 200)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        (("eno",), "no source 'eno'. Did you mean 'en'"),
+        (("en", "et"), "nothing is left"),
+        ((), "name the source in left_out"),
+    ],
+)
+def test_left_out_has_to_fit_the_data(left_out: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Mixture(MixtureSettings(weights={"et": 1.0}, left_out=left_out), {"et": 900, "en": 700}, 10, 200, 1)

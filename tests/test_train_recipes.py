@@ -16,6 +16,7 @@ from estbench_training.recipe import Recipe
 from estbench_training.sft import SftSettings
 
 from estbench.home import project_file
+from estbench.registry import Registry
 
 FOLDER = project_file("training/recipes")
 OURS = ("llammas", "estllm-8b", "estllm-70b")  # demo has its own tests
@@ -52,7 +53,10 @@ def test_a_recipe_names_where_its_data_comes_from_and_mixes_only_what_it_prepare
     for stage in found.stages:
         if isinstance(stage.settings, CptSettings):
             assert set(stage.settings.mixture.weights) == set(prepared.sources)
-            assert stage.settings.evaluate is not None and stage.settings.evaluate.tasks == "checkpoint"
+            looks = stage.settings.evaluate
+            assert looks is not None and looks.gate is not None and looks.gate.mode == "advise"
+            languages = {card.metadata["language"] for card in Registry().select(looks.words).tasks}
+            assert {"et", "en"} <= languages  # the gate has something to watch
 
 
 @pytest.mark.parametrize("name", OURS)

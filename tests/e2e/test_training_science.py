@@ -86,7 +86,7 @@ CORPUS: dict[str, Any] = {
 
 def cpt(share: float) -> dict[str, Any]:
     """Continued pretraining on Estonian with a share of English."""
-    replay = {"replay": {"source": "en", "share": share}} if share else {}
+    replay = {"replay": {"source": "en", "share": share}} if share else {"left_out": ["en"]}
     return {
         "name": "cpt",
         "kind": "cpt",

@@ -31,7 +31,9 @@ def run(settings: TrainSettings) -> int:
     if settings.slurm:
         from estbench_training import slurm
 
-        print(slurm.write(recipe, settings.slurm, output, recipe_path(settings), gpus=settings.gpus, only=only))
+        words = [] if settings.seed is None else [f"seed={settings.seed}"]
+        path = recipe_path(settings)
+        print(slurm.write(recipe, settings.slurm, output, path, gpus=settings.gpus, only=only, words=words))
         return 0
     steps = stages.run(recipe, output, report.say, only=only)
     rows = [

@@ -75,12 +75,14 @@ class MixtureSettings:
     phases   weights that change during the run, ascending, the last until 1.0; a source that a phase does not name is
              not read in it
     epochs   the most often that a source may be read: a run that needs more is refused
+    left_out sources of the data that this run doesn't read
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
     replay: Replay | None = None
     phases: tuple[Phase, ...] = ()
     epochs: Mapping[str, float] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _positive(self.weights, "weights")
@@ -134,6 +136,12 @@ class Mixture:
         """tokens: how many each source has. Raises ConfigError for settings that can't be kept."""
         if sequence < 1 or samples < 1:
             raise ConfigError(f"A mixture of {samples} samples of {sequence} tokens: both have to be at least 1.")
+        for source in settings.left_out:
+            if source not in tokens:
+                raise ConfigError(f"mixture.left_out: the data has no source {source!r}.{did_you_mean(source, tokens)}")
+        tokens = {source: count for source, count in tokens.items() if source not in settings.left_out}
+        if not tokens:
+            raise ConfigError("mixture.left_out names every source of the data: nothing is left to read.")
         for source, count in tokens.items():
             if count < 1:
                 raise ConfigError(f"Source {source!r} is empty: loosen its filters, or take it out of the data.")
@@ -286,8 +294,8 @@ def _positive(values: Mapping[str, float], what: str) -> None:
     for source, value in values.items():
         if not (value > 0 and math.isfinite(value)):
             raise ConfigError(
-                f"{what}.{source} is {value}: it has to be a number above 0. A source that is not to be read is left "
-                "out of the data."
+                f"{what}.{source} is {value}: it has to be a number above 0. A source that is not to be read is "
+                "named in left_out."
             )
 
 
@@ -351,8 +359,8 @@ def _check_sources(settings: MixtureSettings, phases: Sequence[Phase], sources: 
     for source in others:
         if source not in weighted and not (alone and not weighted):
             raise ConfigError(
-                f"mixture.weights has no {source!r}: give it a weight (relative, in tokens), or take the source out of "
-                "the data."
+                f"mixture.weights has no {source!r}: give it a weight (relative, in tokens), or name the source in "
+                "left_out."
             )
     if not all(phase.weights for phase in phases) and not alone:
         raise ConfigError("mixture.phases: each phase needs weights, as {until: 1.0, weights: {et: 3, en: 1}}.")

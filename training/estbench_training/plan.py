@@ -92,7 +92,7 @@ def of(recipe: Recipe, *, machine: str | None = None, gpus: int | None = None, o
 
 def wanted(recipe: Recipe, only: Sequence[str] = ()) -> list[Stage]:
     """The stages named in `only` and what they need, in order; all if none is named."""
-    names = stages._closure(recipe, only) if only else {stage.name for stage in recipe.stages}
+    names = stages.closure(recipe, only) if only else {stage.name for stage in recipe.stages}
     return [stage for stage in recipe.stages if stage.name in names]
 
 
@@ -118,8 +118,9 @@ def rows_of(recipe: Recipe, stage: Stage) -> int | None:
     """The rows that a stage learns from at most, if all that it reads are stages that say how many they make."""
     stages_by_name = {earlier.name: earlier.settings for earlier in recipe.stages}
     sources = getattr(stage.settings, "sources", ())
-    limits = [getattr(stages_by_name.get(name), "rows", None) for name in sources]
-    return None if None in limits or not limits else sum(limits)
+    limits: list[int | None] = [getattr(stages_by_name.get(name), "rows", None) for name in sources]
+    known = [limit for limit in limits if limit is not None]
+    return sum(known) if known and len(known) == len(limits) else None
 
 
 def show(plan: Plan, output: str | None) -> None:

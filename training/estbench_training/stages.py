@@ -53,7 +53,7 @@ class Step:
 
 def chain(recipe: Recipe, output: Path, say: Say = lambda line: None, *, only: Sequence[str] = ()) -> list[Step]:
     """The stages in order, or those named in `only` and what they need, with keys. Reads all files from outside."""
-    wanted = _closure(recipe, only) if only else {stage.name for stage in recipe.stages}
+    wanted = closure(recipe, only) if only else {stage.name for stage in recipe.stages}
     steps: dict[str, Step] = {}
     for stage in recipe.stages:
         if stage.name in wanted:
@@ -61,7 +61,7 @@ def chain(recipe: Recipe, output: Path, say: Say = lambda line: None, *, only: S
     return list(steps.values())
 
 
-def _closure(recipe: Recipe, names: Iterable[str]) -> set[str]:
+def closure(recipe: Recipe, names: Iterable[str]) -> set[str]:
     """The stages named, and all that they read."""
     known = {stage.name for stage in recipe.stages}
     open_, found = [recipe.stage(name) for name in names], set()

@@ -34,11 +34,10 @@ class Origin:
     seed: int
 
 
-def opened(name: str, source: SourceSettings, path: Callable[[str], Path], seed: int) -> Origin:
-    """The files of a source; DataError, one line, where there are none."""
-    from estbench_training.prepare import settings as prepare
-    from estbench_training.prepare.sources import commit_of
-
+def opened(
+    name: str, source: SourceSettings, path: Callable[[str], Path], seed: int, commit: str | None = None
+) -> Origin:
+    """The files of a source; DataError, one line, where there are none. commit: of a data set on the Hub."""
     given = [source.path] if source.path is not None else list((source.aligned or {}).values())
     files: dict[str, Path] = {}
     for text in given:
@@ -49,12 +48,18 @@ def opened(name: str, source: SourceSettings, path: Callable[[str], Path], seed:
             if source.path is not None and _ending(file) not in ENDINGS:
                 raise DataError(f"source {name}: {file} is none of {', '.join(ENDINGS)} (.gz, .zst).")
             files[text if len(found) == 1 else f"{text} {file.name}"] = file
-    commit = None
-    if source.hub is not None:
-        commit = commit_of(
-            prepare.SourceSettings(hub=source.hub, revision=source.revision, language="und", licence="unknown")
-        )
     return Origin(name, files, commit, seed)
+
+
+def commit_of(source: SourceSettings) -> str | None:
+    """The commit that a Hub source's revision means now; None for other sources."""
+    from estbench_training.prepare import settings as prepare
+    from estbench_training.prepare import sources
+
+    if source.hub is None:
+        return None
+    same = prepare.SourceSettings(hub=source.hub, revision=source.revision, language="und", licence="unknown")
+    return sources.commit_of(same)
 
 
 def _files(path: Path) -> list[Path]:

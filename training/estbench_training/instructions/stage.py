@@ -93,13 +93,23 @@ def _begun(settings: InstructionSettings, context: Context) -> Work:
     """All that can be wrong before anything is read, is found here."""
     for source in settings.sources.values():
         renderer(source, _templates(source, context), 1, "")
+    commits = _commits(settings, context.folder / "work" / "commits.json")
     origins = {
-        name: reading.opened(name, source, context.path, context.seed) for name, source in settings.sources.items()
+        name: reading.opened(name, source, context.path, context.seed, commits[name])
+        for name, source in settings.sources.items()
     }
     work = Work(settings, context, origins, overlap.tests(settings, context))
     if work.tests is not None:
         work.tests.save(work.folder / "tests")
     return work
+
+
+def _commits(settings: InstructionSettings, path: Path) -> dict[str, str | None]:
+    """The commit of each source on the Hub: that of the interrupted run, if there was one."""
+    if not path.exists():
+        write_json(path, {name: reading.commit_of(source) for name, source in settings.sources.items()})
+    found: dict[str, str | None] = json.loads(path.read_text("utf-8"))
+    return found
 
 
 def _templates(source: SourceSettings, context: Context) -> dict[str, Path]:
