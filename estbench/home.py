@@ -3,6 +3,7 @@
 responses/   what models answered, by fingerprint      runs/    run folders
 models/      demo models                               data/    offline copies of data sets
 estbench.db  the index of runs                         fingerprints.jsonl
+training/    stages of recipes, unless output_dir= is given    reference/  log-probabilities of DPO's reference
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def test_a_set_of_the_hub_is_read_at_one_commit_even_by_a_run_that_goes_on(
     monkeypatch.setattr(reading, "commit_of", lambda source: next(commits))
     monkeypatch.setattr(datasets, "load_dataset", load)
     source = {"hub": "owner/name", "form": "alpaca", "language": "et", "licence": "cc0-1.0"}
-    with pytest.raises(DataError, match="owner/name can't be read from the Hub .ConnectionError: the network is gone"):
+    with pytest.raises(DataError, match=r"owner/name can't be read from the Hub .ConnectionError: the network is gone"):
         make(tmp_path, {"a": source}, **NONE)
     assert len(make(tmp_path, {"a": source}, **NONE)) == 5
     assert asked_of == [("hf://datasets/owner/name", None, "train", "c1", True)] * 2
@@ -415,6 +415,14 @@ def test_a_stage_runs_by_its_recipe(tmp_path: Path) -> None:
         (alpaca("a.jsonl", fields={"anwser": "a"}), "fields: there is no 'anwser'."),
         (alpaca("a.jsonl", epochs=0), "epochs: 0 has to be above 0"),
         (alpaca("a.jsonl", limit=0), "limit has to be 1 or more"),
+        (
+            {"aligned": {"et": "a", "en": "a"}, "licence": "x", "translation": {"directions": {"en-et": 1}}},
+            "aligned names one file twice",
+        ),
+        (
+            {"aligned": {"et": "a", "fi": "b"}, "licence": "x", "translation": {"directions": {"en-et": 1}}},
+            "aligned has to name a file for en and et, not et, fi",
+        ),
         (alpaca("a.jsonl", split="train"), "split goes with hub or task"),
         ({"demo": ["mini_folow"], "rows": 3}, "Did you mean 'mini_follow'"),
         ({"demo": ["mini_follow"]}, "rows goes with demo"),

@@ -332,7 +332,7 @@ def test_all_forms_of_parallel_text_give_the_same_rows(tmp_path: Path) -> None:
             [
                 parallel("a.jsonl", {"en-et": 1}),
                 parallel("nested.jsonl", {"en-et": 1}, fields={"et": "translation.et", "en": "translation.en"}),
-                parallel("plain.tsv.gz", {"en-et": 1}, fields={"et": "3", "en": "1"}),
+                parallel("plain.tsv.gz", {"en-et": 1}, fields={"et": 3, "en": 1}),
                 parallel("head.tsv", {"en-et": 1}, fields={"et": "eesti", "en": "english"}),
                 {**aligned, "aligned": {"et": "corpus.et", "en": "corpus.en"}},
             ]

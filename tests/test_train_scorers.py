@@ -265,3 +265,12 @@ def test_the_judge_reads_the_whole_conversation(server: JudgeServer) -> None:
 def test_slips_in_a_judges_settings_are_named(keys: Row, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         JudgeScorer(JudgeSettings("judge@http://127.0.0.1:9/v1", **keys), "tiny")
+
+
+def test_a_conversation_that_ends_with_an_answer_names_the_right_one_by_it() -> None:
+    from estbench_training.scorers import exact, overlap
+
+    row = {"messages": [{"role": "user", "content": "Mis?"}, {"role": "assistant", "content": "Öö."}]}
+    assert exact(row, "öö") == 1.0 and exact(row, "päev") == 0.0 and overlap(row, "öö") == 1.0
+    with pytest.raises(KeyError):
+        exact({"messages": row["messages"][:1]}, "öö")

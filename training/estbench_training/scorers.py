@@ -56,7 +56,7 @@ class Scorer(Protocol):
 
 
 def exact(row: Row, answer: str) -> float:
-    """1 if the normalised answer is one of `answers` (or `target`), else 0."""
+    """1 if the normalised answer is one of `answers` (or `target`, or the row's own last answer), else 0."""
     from estbench.estonian.normalise import answer_text
     from estbench.metrics import qa
 
@@ -64,7 +64,7 @@ def exact(row: Row, answer: str) -> float:
 
 
 def overlap(row: Row, answer: str) -> float:
-    """Token F1 with the nearest of `answers` (or `target`)."""
+    """Token F1 with the nearest of `answers` (or `target`, or the row's own last answer)."""
     from estbench.estonian.normalise import answer_text
     from estbench.metrics import qa
 
@@ -87,6 +87,10 @@ def follow(row: Row, answer: str) -> float:
 
 
 def _golds(row: Row) -> Any:
+    """What the row says is right; a conversation that ends with an answer says it so."""
+    last = (row.get("messages") or [{}])[-1]
+    if "answers" not in row and "target" not in row and last.get("role") == "assistant":
+        return last["content"]
     return row["answers"] if "answers" in row else row["target"]
 
 

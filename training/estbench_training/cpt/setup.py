@@ -287,7 +287,8 @@ def choose_loss(module: losses.LossModel, settings: CptSettings, ranks: Ranks, s
     )
     positions = torch.arange(SAMPLE, device=ranks.device).unsqueeze(0)
     module.eval()
-    with computing(settings, ranks):
+    # A compiled model isn't tried: it would be compiled for the sample's shape.
+    with torch.compiler.set_stance("force_eager"), computing(settings, ranks):
         module.chunked = losses.plain_head(module, ids, positions, TOLERANCE[settings.precision])
     module.train()
     parallel.at_rest(module)

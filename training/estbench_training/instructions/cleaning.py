@@ -136,7 +136,7 @@ def _read(source: SourceSettings, row: Mapping[str, Any], where: str) -> Item | 
 
 
 def _conversation(source: SourceSettings, row: Mapping[str, Any], where: str) -> Item:
-    name = source.fields.get("messages", "messages")
+    name = source.column("messages")
     messages = messages_of({name: value_of(row, name, where)}, name, where)
     messages = [{"role": one["role"], "content": unicodedata.normalize("NFC", one["content"])} for one in messages]
     answers = "\n".join(one["content"] for one in messages if one["role"] == "assistant")
@@ -149,7 +149,7 @@ def _conversation(source: SourceSettings, row: Mapping[str, Any], where: str) ->
 def _alpaca(source: SourceSettings, row: Mapping[str, Any], where: str) -> Item | str:
     values: dict[str, Any] = {}
     for name in ("instruction", "input", "output"):
-        column = source.fields.get(name, name)
+        column = source.column(name)
         if name == "input" and (not column or value_of(row, column, where) is None):
             values[name] = ""
         else:
@@ -164,7 +164,7 @@ def _alpaca(source: SourceSettings, row: Mapping[str, Any], where: str) -> Item 
 
 
 def _pair(source: SourceSettings, row: Mapping[str, Any], where: str) -> Item:
-    values = {name: " ".join(text_of(row, source.fields.get(name, name), where).split()) for name in source.asked}
+    values = {name: " ".join(text_of(row, source.column(name), where).split()) for name in source.asked}
     return Item(values, "\n".join(values.values()), "")
 
 

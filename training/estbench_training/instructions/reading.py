@@ -105,7 +105,7 @@ def _rows(source: SourceSettings, origin: Origin) -> Iterator[Row]:
 def _of_file(source: SourceSettings, file: Path) -> Iterator[Row]:
     ending = _ending(file)
     if ending == ".tsv":
-        yield from _of_tsv(file, {name: source.fields.get(name, name) for name in source.asked})
+        yield from _of_tsv(file, {name: source.column(name) for name in source.asked})
     elif ending == ".json":
         yield from _of_list(file)
     else:

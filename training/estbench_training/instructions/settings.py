@@ -115,7 +115,7 @@ class SourceSettings:
     revision: str | None = None
     form: Literal["alpaca", "messages"] | None = None
     translation: TranslationSettings | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str | int] = field(default_factory=dict)
     language: str | None = None
     licence: str | None = None
     url: str | None = None
@@ -141,6 +141,10 @@ class SourceSettings:
             raise ConfigError("split goes with hub or task.")
         self._check_demo()
         self._check_form()
+
+    def column(self, name: str) -> str:
+        """What a field is called here."""
+        return str(self.fields.get(name, name))
 
     def _check_demo(self) -> None:
         from estbench.demo.tasks import TASKS
@@ -175,6 +179,8 @@ class SourceSettings:
             if set(self.aligned) != set(self.translation.languages):
                 languages = " and ".join(self.translation.languages)
                 raise ConfigError(f"aligned has to name a file for {languages}, not {', '.join(self.aligned)}.")
+            if len(set(self.aligned.values())) < 2:
+                raise ConfigError("aligned names one file twice: each language has its own.")
 
     @property
     def asked(self) -> tuple[str, ...]:
