@@ -43,8 +43,14 @@ OUTSIDE = dict(os.environ)  # before the changes below; a process of xdist is to
 
 # With several processes one runs a whole file, so that what its tests share is made once. Long ones come first, or in
 # the end all wait for one of them. Those with a vLLM server share it, and a start takes a minute or two.
-LONG = ()
 VLLM = ("tests/test_vllm_engine.py", "tests/test_vllm_server.py", "tests/test_judge_vllm.py")
+LONG = (
+    *VLLM,
+    *("tests/test_comet.py", "tests/e2e/test_wheel.py", "tests/e2e/test_gate_action.py", "tests/test_stats_paired.py"),
+    *("tests/test_distributed.py", "tests/test_board_fuzz.py", "tests/e2e/test_board_browser.py"),
+    *("tests/e2e/test_board_axe.py", "tests/test_cli.py", "tests/e2e/test_gate_demo.py", "tests/e2e/test_main_job.py"),
+    *("tests/test_board_export.py", "tests/test_board_faults.py", "tests/test_board_hostile.py"),
+)
 
 # Here, and not in a fixture: torch and the Hub's client read them when they are imported. Children inherit them; a
 # proxy that is not there keeps those from the network, as `no_network` keeps this process.

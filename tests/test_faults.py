@@ -145,7 +145,7 @@ def test_a_fault_in_every_third_call_changes_no_score(
     kind: str, server: Endpoint, brain: TinyModel, hurry: Callable[..., None]
 ) -> None:
     server.faults = [Fault(kind, every=3)]
-    hurry(0.4 if kind in ("stall", "drip") else 20.0)
+    hurry(1.5 if kind in ("stall", "drip") else 20.0)
     found = ask(server, asked(brain, careful))
     assert len(found) == N and len(server.posts) > N, "nothing was repeated: the fault did not show"
     assert wrong(found, truths(brain)) == 0
@@ -273,7 +273,7 @@ def test_an_engine_gives_right_answers_or_names_what_is_missing(
     assert all(isinstance(one, Scored if api == "scores" else Generated) for one in right.values())
     named = ("model",) if name == "openai" else ()
     for kind in (*ANYWHERE, *named, *(NUMBERS if api == "scores" else ())):
-        hurry(0.5 if kind in ("stall", "drip") else 20.0)
+        hurry(1.5 if kind in ("stall", "drip") else 20.0)
         found = asked.answers(Fault(kind, every=3))
         assert len(server.posts) > sent, f"{kind} did not show"
         missing = [one for one in found.values() if isinstance(one, Failed)]

@@ -497,6 +497,22 @@ def test_bad_steps_before_the_first_state_end_the_run(
         world.train(recipe(save={"every": 100}), tmp_path)
 
 
+# --- what the log says of speed ---------------------------------------------------------------------------------------
+
+
+def test_utilisation_is_the_model_s_work_over_the_device_s_peak(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from estbench_training.cpt import flops
+
+    run, _ = world.build(recipe(), tmp_path)
+    assert setup.utilisation(run)(1000.0) is None  # a CPU's peak isn't known
+    monkeypatch.setattr(setup, "_peak", lambda device: 1e12)
+    assert setup.utilisation(run)(1000.0) == pytest.approx(flops.mfu(1000, run.model.config, SEQUENCE, 1e12))
+    part, _ = world.build(recipe(freeze="ends", ends={"first": 1, "last": 0}), tmp_path)
+    assert 0 < setup.utilisation(part)(1000.0) < setup.utilisation(run)(1000.0)
+
+
 # --- looks on the way -------------------------------------------------------------------------------------------------
 
 

@@ -197,6 +197,21 @@ def test_a_disk_that_is_full_for_one_process_stops_all_and_keeps_the_state_befor
 
 
 @pytest.mark.slow
+def test_one_process_may_shard_too_as_on_a_gpu(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There it keeps a layer at a time in bf16; here in fp32, to be compared."""
+    world.without_curves(monkeypatch)
+    join = parallel.join
+    monkeypatch.setattr(parallel, "join", lambda settings: join(settings, always_shard=True))
+    try:
+        folder = world.train(trained.recipes["full"], trained.folder / "sharded" / "full")
+    finally:
+        torch.distributed.destroy_process_group()
+    one = trained.stage("full", "one")
+    assert world.losses(folder) == pytest.approx(world.losses(one), abs=1e-6)
+    assert near(one, folder, 1e-6)
+
+
+@pytest.mark.slow
 def test_torchrun_runs_a_recipe(tmp_path: Path) -> None:
     base = world.make_model(tmp_path / "base")
     world.make_shards(tmp_path / "shards", base, {"et": 1000, "en": 500})

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -130,7 +130,7 @@ def test_a_place_that_was_given_to_a_cancelled_call_is_free_again() -> None:
 
 
 def test_all_calls_are_answered_once_at_full_concurrency_over_that_many_connections() -> None:
-    with endpoint(latency=0.05) as server, transport(server, most=24, start=4) as way:
+    with endpoint(latency=0.25) as server, transport(server, most=24, start=4) as way:  # time for the others to begin
         found = list(way.run(calls(300)))
     assert all_right(found, 300)
     assert server.peak == 24 == way.pace.peak
@@ -233,19 +233,30 @@ def test_close_ends_the_thread_and_the_connections() -> None:
     with endpoint(latency=3600) as server:
         way = transport(server)
         running = way.run(calls(10))
-        threading.Timer(0.3, way.close).start()
+        when_asked(server, way.close)
         with pytest.raises(EngineError, match="closed"):
             next(running)
         way.close()
         server.latency = 0
         assert way.ask(next(calls(1))) == "answer 0"
         way.close()
-    assert threading.active_count() <= before + 1  # the timer's thread may still be there
+    assert threading.active_count() <= before + 1  # the thread that closed it may still be there
+
+
+def when_asked(server: Endpoint, act: Callable[[], object]) -> None:
+    """Do something in another thread, once a call is under way."""
+
+    def wait() -> None:
+        while not server.posts:
+            time.sleep(0.01)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def test_an_interrupt_from_the_keyboard_comes_through() -> None:
     with endpoint(latency=3600) as server, transport(server) as way:
-        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        when_asked(server, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             list(way.run(calls(10)))
 

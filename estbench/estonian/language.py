@@ -17,7 +17,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from functools import cache
+from functools import cache, lru_cache
 
 from estbench.estonian.language_seeds import SEEDS
 
@@ -101,15 +101,23 @@ def _script(sign: str) -> str:
 
 def _nearest(text: str, script: str) -> str:
     """The language of the script in whose model the text is most probable, if it is so by a clear margin."""
-    counts = _ngrams([word for word in _words(text) if _script(word[0]) == script])
     codes = _SHARED[script]
-    scores = dict.fromkeys(codes, 0.0)
-    for ngram, count in counts.items():
-        for code in codes:
-            known, unseen = _model(code)
-            scores[code] += count * known.get(ngram, unseen[len(ngram)])
-    best, second = sorted(scores, key=lambda code: (-scores[code], code))[:2]
-    return best if scores[best] - scores[second] >= LEAST_MARGIN else UNKNOWN
+    scores = [0.0] * len(codes)
+    for word, count in Counter(word for word in _words(text) if _script(word[0]) == script).items():
+        for place, evidence in enumerate(_evidence(word, script)):
+            scores[place] += count * evidence
+    best, second = sorted(range(len(codes)), key=lambda place: (-scores[place], codes[place]))[:2]
+    return codes[best] if scores[best] - scores[second] >= LEAST_MARGIN else UNKNOWN
+
+
+@lru_cache(maxsize=1 << 16)
+def _evidence(word: str, script: str) -> tuple[float, ...]:
+    """Log-probability of a word in each language of the script. Kept: a corpus says the same words again and again."""
+    counts = _ngrams([word])
+    models = [_model(code) for code in _SHARED[script]]
+    return tuple(
+        sum(count * known.get(ngram, unseen[len(ngram)]) for ngram, count in counts.items()) for known, unseen in models
+    )
 
 
 def _words(text: str) -> list[str]:

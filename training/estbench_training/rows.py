@@ -47,14 +47,14 @@ def rows_file(path: Path) -> Path:
 
 def read_raw(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file as they are."""
-    for _, row in _numbered(rows_file(path)):
+    for _, row in numbered(rows_file(path)):
         yield row
 
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The conversations of a file, in order; DataError, with file and line, for a row that is none."""
     file = rows_file(path)
-    for number, row in _numbered(file):
+    for number, row in numbered(file):
         where = f"{file}:{number}"
         yield Row(tuple(messages_of(row, "messages", where)), _text(row, "source", file.stem), _text(row, "id"), where)
 
@@ -63,7 +63,7 @@ def read_pairs(path: Path) -> Iterator[dict[str, Any]]:
     """The pairs of a file, in order, with `where` beside their keys; DataError, with file and line, for a row that is
     none: prompt ends with the user, chosen and rejected are what the assistant says then, and not the same."""
     file = rows_file(path)
-    for number, row in _numbered(file):
+    for number, row in numbered(file):
         where = f"{file}:{number}"
         made = {
             name: messages_of(row, name, where, alone=name != "prompt") for name in ("prompt", "chosen", "rejected")
@@ -120,14 +120,14 @@ def _text(row: Mapping[str, Any], name: str, default: str = "") -> str:
     return default if value is None else str(value)
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line or row from 1, row) of a file."""
-    with _read_errors(path):
+    with read_errors(path):
         yield from _of_parquet(path) if path.suffix.lower() == ".parquet" else _of_jsonl(path)
 
 
 def _of_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with _opened(path) as lines:
+    with lines_of(path) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -155,7 +155,7 @@ def _of_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{path} is no whole Parquet file ({' '.join(str(error).split())}): make it anew.") from None
 
 
-def _opened(path: Path) -> IO[str]:
+def lines_of(path: Path) -> IO[str]:
     ending = path.suffix.lower()
     if ending == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig")
@@ -167,7 +167,7 @@ def _opened(path: Path) -> IO[str]:
 
 
 @contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
+def read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:

@@ -85,10 +85,9 @@ def train(
         mfu: utilisation of a device by tokens a second of all.
     """
     settings, steps, ranks = run.settings, run.settings.total_steps, run.ranks
-    turns = run.turns
+    turns, began = run.turns, time.monotonic()
     with Stopping() as stopping:
         for step in batches.prefetch(run.step, steps, ranks.rank, ranks.world):
-            began = time.monotonic()
             rate = rate_at(settings, run.step, steps)
             if run.step in turns:
                 run.guard.forget()
@@ -131,6 +130,7 @@ def train(
                 raise StopForRequeue
             if at_step(run):
                 return
+            began = time.monotonic()
 
 
 def gradients(run: Run, step: Step, stopping: Stopping) -> Measured:

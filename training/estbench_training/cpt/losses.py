@@ -52,7 +52,8 @@ class LossModel(nn.Module):
             input_ids, position_ids = input_ids.view(1, -1), position_ids.view(1, -1)
         if labels is None:
             output = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=use_cache)
-            output.logits = output.logits.view(*shape, -1)
+            if self.flat:
+                output.logits = output.logits.view(*shape, -1).clone()  # FSDP wants no view
             return output
         if not self.chunked:
             logits = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits

@@ -344,16 +344,18 @@ def meter() -> float | None:
     return card.energy_joules() if os.environ.get("LOCAL_RANK", "0") == "0" else None
 
 
-def utilisation(settings: CptSettings, config: Any, ranks: Ranks) -> Callable[[float], float | None]:
+def utilisation(run: Run) -> Callable[[float], float | None]:
     """Tokens a second of all devices -> model FLOPs utilisation of one; None where a peak or the build isn't known."""
-    peak = _peak(ranks.device)
+    peak = _peak(run.ranks.device)
+    learnt = sum(weight.numel() for weight in run.weights.values())
+    share = learnt / sum(parameter.numel() for parameter in run.model.parameters())
     try:
-        work = flops.per_token(config, settings.sequence)
+        work = flops.per_token(run.model.config, run.settings.sequence, trained=share)
     except ModelError:
         work = None
     if peak is None or work is None:
         return lambda speed: None
-    return lambda speed: speed / ranks.world * work / peak
+    return lambda speed: speed / run.ranks.world * work / peak
 
 
 def _peak(device: torch.device) -> float | None:

@@ -63,7 +63,7 @@ def _train(settings: CptSettings, context: Context, ranks: Ranks) -> None:
     )
     with log, closing(Looks(run, batches, log)) as looks:
         if not (run.step and looks(run)):  # an evaluation may have been interrupted
-            loop.train(run, batches, log, looks, setup.utilisation(settings, run.model.config, ranks))
+            loop.train(run, batches, log, looks, setup.utilisation(run))
     if ranks.main:
         plots.curves(context.folder, context.model_name)
     exporting.export(run, batches, context.model_folder, final=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from estbench.errors import DataError, did_you_mean
 from estbench_training.instructions.settings import SourceSettings
-from estbench_training.rows import _numbered, _opened, _read_errors
+from estbench_training.rows import lines_of, numbered, read_errors
 
 ROWS = 256  # of a batch
 ENDINGS = (".jsonl", ".json", ".parquet", ".tsv")
@@ -98,7 +98,7 @@ def _rows(source: SourceSettings, origin: Origin) -> Iterator[Row]:
         yield from _of_aligned(list(source.aligned), list(origin.files.values()))
     else:
         for file in origin.files.values():
-            with _read_errors(file):
+            with read_errors(file):
                 yield from _of_file(source, file)
 
 
@@ -109,13 +109,13 @@ def _of_file(source: SourceSettings, file: Path) -> Iterator[Row]:
     elif ending == ".json":
         yield from _of_list(file)
     else:
-        for number, row in _numbered(file):
+        for number, row in numbered(file):
             yield f"{file}:{number}", row
 
 
 def _of_list(file: Path) -> Iterator[Row]:
     try:
-        with _opened(file) as stream:
+        with lines_of(file) as stream:
             rows = json.load(stream)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is no JSON ({error}); lines of JSON are to be called .jsonl.") from None
@@ -127,7 +127,7 @@ def _of_list(file: Path) -> Iterator[Row]:
 
 def _of_tsv(file: Path, fields: Mapping[str, str]) -> Iterator[Row]:
     """Columns by number, or by what the first line calls them."""
-    with _opened(file) as lines:
+    with lines_of(file) as lines:
         numbered = enumerate((line.rstrip("\r\n").split("\t") for line in lines), 1)
         if all(column.isdigit() for column in fields.values()):
             columns = {column: int(column) - 1 for column in fields.values()}
@@ -150,7 +150,7 @@ def _column(name: str, head: Sequence[str], file: Path) -> int:
 def _of_aligned(languages: Sequence[str], files: Sequence[Path]) -> Iterator[Row]:
     """A line of one file with the same line of the other."""
     one, other = files
-    with _read_errors(one), _read_errors(other), _opened(one) as left, _opened(other) as right:
+    with read_errors(one), read_errors(other), lines_of(one) as left, lines_of(other) as right:
         for number, pair in enumerate(zip_longest(left, right), 1):
             if None in pair:
                 short, long = (one, other) if pair[0] is None else (other, one)
