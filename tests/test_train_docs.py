@@ -1,4 +1,4 @@
-"""docs/training.md is true: every key of every kind of stage is in it, and its example stages are read as they stand."""
+"""docs/training.md is true: every key of every kind of stage is in it, and its examples are read as they stand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from estbench_training.kinds import KINDS, kind_of
 from estbench_training.reading import parse
 from estbench_training.recipe import Common, Head, load

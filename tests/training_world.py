@@ -56,7 +56,9 @@ def make_model(folder: Path, *, tied: bool = False, dtype: str = "float32", seed
     """A random Llama with a tokenizer of words, saved; `changed` are keys of its configuration."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.manual_seed(seed)
     config = {
         "vocab_size": WORDS,

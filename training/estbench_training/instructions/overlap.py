@@ -13,7 +13,7 @@ from estbench_training.instructions.settings import InstructionSettings, Overlap
 from estbench_training.kinds import Context
 from estbench_training.prepare import decontaminate
 from estbench_training.prepare.decontaminate import Tests
-from estbench_training.rows import opened, read_errors
+from estbench_training.rows import lines_of, read_errors
 
 CONSTRUCTED = "demo rows ask for nothing that the demo world's tests ask for (estbench.demo.facts.held_out)"
 
@@ -44,7 +44,7 @@ def _with_texts(found: Tests, wanted: OverlapSettings, context: Context) -> Test
 
 
 def _sentences(path: Path) -> Iterator[tuple[int, str]]:
-    with read_errors(path), opened(path) as file:
+    with read_errors(path), lines_of(path) as file:
         lines = file.read().splitlines()
     for number, text in enumerate(plain(lines), 1):
         if text:
