@@ -116,6 +116,8 @@ def test_a_stage_starts_from_the_newest_model_before_it_or_the_one_it_names() ->
         ([{**WORDS, "wrds": 1}], {}, "stage 1 (corpus) has no key 'wrds'. Did you mean 'words'?"),
         ([{**WORDS, "name": "../x"}], {}, "has to be of a-z"),
         ([WORDS], {"name": "Mine"}, "has to be of a-z"),
+        ([WORDS], {"seed": -1}, "seed: -1 has to be from 0"),
+        ([{**WORDS, "seed": 2**32}], {}, "seed: 4294967296 has to be"),
         ([WORDS], {"bse": 1}, "Did you mean 'base' or 'seed'?"),
         ([], {}, "a list of stages"),
     ],

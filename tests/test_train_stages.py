@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 from collections.abc import Mapping
@@ -11,16 +12,26 @@ from typing import Any
 import pytest
 from estbench_training import kinds, stages
 from estbench_training.recipe import Recipe, from_row
-from training_kinds import FAIL, RAN
+from training_kinds import FAIL, OUTSIDE, RAN
 
 from estbench.errors import ConfigError, DataError, EngineError, ModelError, StoreError
 
 
 @pytest.fixture(autouse=True)
 def made_up_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "KINDS", {**kinds.KINDS, "words": "training_kinds:WORDS", "copy": "training_kinds:COPY"})
+    monkeypatch.setattr(
+        kinds,
+        "KINDS",
+        {
+            **kinds.KINDS,
+            "words": "training_kinds:WORDS",
+            "copy": "training_kinds:COPY",
+            "letters": "training_kinds:LETTERS",
+        },
+    )
     RAN.clear()
     FAIL.clear()
+    OUTSIDE.clear()
 
 
 def recipe(tiny: Path, folder: Path, seed: int = 1, **changes: Mapping[str, Any]) -> Recipe:
@@ -165,3 +176,40 @@ def test_ranks_that_wait_see_the_stage_that_rank_0_made(
     with pytest.raises(TimeoutError):
         ran(recipe(tiny_model, tmp_path, more={"words": ["z"]}), tmp_path / "out")
     assert RAN == []
+
+
+def test_what_comes_from_outside_and_where_the_recipe_lies(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    ran(recipe(tiny_model, tmp_path / "one"), tmp_path / "out")
+    assert ran(recipe(tiny_model, tmp_path / "two"), tmp_path / "out") == []  # the same file in another folder
+    OUTSIDE["tests"] = "others"
+    assert ran(recipe(tiny_model, tmp_path / "one"), tmp_path / "out") == ["corpus", "first", "more", "second"]
+
+
+def test_a_stage_that_needs_the_tokenizer_alone_does_not_run_again_for_other_weights(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    rows = [{"name": "l", "kind": "letters"}, {"name": "c", "kind": "copy"}]
+    made = from_row({"name": "r", "base": str(base), "stages": rows}, tmp_path)
+    assert ran(made, tmp_path / "out") == ["l", "c"]
+    weights = {name: tensor + 1 for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    assert ran(made, tmp_path / "out") == ["c"]
+
+
+def test_what_a_stage_was_made_of_lies_beside_it_and_its_model(tiny_model: Path, tmp_path: Path) -> None:
+    from estbench import identity
+
+    made = dataclasses.replace(recipe(tiny_model, tmp_path), text="name: r\n# as it was\n")
+    for step in stages.run(made, tmp_path / "out", lambda line: None):
+        folders = [step.folder, *([step.folder / "model"] if step.stage.kind.makes_model else [])]
+        for folder in folders:
+            row = json.loads((folder / "stage.json").read_text("utf-8"))
+            assert identity.digest(row) == step.key and row["seed"] == 1
+            assert "# as it was" in (folder / "recipe.yaml").read_text("utf-8")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from estbench_training.kinds import Context, Kind, StageSettings
+from estbench_training.recipe import Recipe
 
 from estbench.errors import EngineError
 
 RAN: list[str] = []  # the stages that ran, in order
 FAIL: set[str] = set()  # the stages that break in the middle
+OUTSIDE: dict[str, str] = {}  # what else from outside goes into words
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class WordsSettings(StageSettings):
     def files(self) -> tuple[str, ...]:
         """The file."""
         return (self.file,) if self.file else ()
+
+    def outside(self, recipe: Recipe) -> Mapping[str, str]:
+        """What a test says."""
+        return OUTSIDE
 
 
 @dataclass(frozen=True)
@@ -56,4 +63,5 @@ def copy_model(settings: CopySettings, context: Context) -> None:
 
 
 WORDS = Kind("words", WordsSettings, write_words, needs_model=False)
+LETTERS = Kind("letters", WordsSettings, write_words, needs="tokenizer")
 COPY = Kind("copy", CopySettings, copy_model, makes_model=True)

@@ -46,12 +46,10 @@ class World:
 
     folder: Path
 
-    def recipe(self, name: str, *stages: dict[str, Any], **head: Any) -> Path:
-        """A recipe file, with the texts of both languages as its first stage."""
+    def recipe(self, name: str, *stages: dict[str, Any], base: str = "demo-base") -> Path:
+        """A recipe file."""
         path = self.folder / f"{name}.yaml"
-        path.write_text(
-            yaml.safe_dump({"name": name, "base": "demo-base", **head, "stages": [CORPUS, *stages]}), "utf-8"
-        )
+        path.write_text(yaml.safe_dump({"name": name, "base": base, "stages": list(stages)}), "utf-8")
         return path
 
     def train(self, recipe: Path, *more: str) -> Path:
@@ -126,13 +124,13 @@ def base(world: World) -> str:
 @pytest.fixture(scope="module")
 def kept(world: World) -> Path:
     """The model that read Estonian with a quarter of English."""
-    return world.train(world.recipe("kept", cpt(0.25)))
+    return world.train(world.recipe("kept", CORPUS, cpt(0.25)))
 
 
 @pytest.fixture(scope="module")
 def lost(world: World) -> Path:
     """The model that read Estonian alone."""
-    return world.train(world.recipe("lost", cpt(0)))
+    return world.train(world.recipe("lost", CORPUS, cpt(0)))
 
 
 def check_languages(world: World, base: str, kept: str, lost: str) -> None:
@@ -152,7 +150,9 @@ def test_cpt_raises_estonian_replay_keeps_english_and_without_it_english_is_lost
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_three_seeds_have_the_same_verdicts(world: World, base: str, seed: int) -> None:
-    models = [world.train(world.recipe(name, cpt(share)), f"seed={seed}") for name, share in (("k", 0.25), ("l", 0))]
+    models = [
+        world.train(world.recipe(name, CORPUS, cpt(share)), f"seed={seed}") for name, share in (("k", 0.25), ("l", 0))
+    ]
     check_languages(world, base, *(world.run(model, f"{model.parent.name}-{seed}") for model in models))
 
 
@@ -176,20 +176,20 @@ SFT: dict[str, Any] = {
     "epochs": 1,
     "batch": 8,
     "micro_batch": 8,
-    "rate": 2e-3,
+    "rate": 1e-3,
     "precision": "fp32",
 }
 INSTRUCTIONS: dict[str, Any] = {
     "name": "instructions",
     "kind": "instructions",
-    "sources": {"tasks": {"demo": {"mini_follow": 3, "mini_translate_et_en": 1}, "rows": 8000}},
+    "sources": {"tasks": {"demo": {"mini_follow": 3, "mini_translate_et_en": 1}, "rows": 3000}},
 }
 
 
 @pytest.fixture(scope="module")
-def tuned(world: World) -> Path:
-    """The model that read Estonian, tuned to answer."""
-    return world.train(world.recipe("tuned", cpt(0.25), INSTRUCTIONS, SFT))
+def tuned(world: World, demo_model: Path) -> Path:
+    """The demo model, which knows the tasks but no conversation, tuned to answer in one."""
+    return world.train(world.recipe("tuned", INSTRUCTIONS, SFT, base="demo"))
 
 
 def with_template(model: Path, tuned: Path, folder: Path) -> Path:
@@ -199,8 +199,8 @@ def with_template(model: Path, tuned: Path, folder: Path) -> Path:
     return made
 
 
-def test_sft_raises_instruction_following(world: World, kept: Path, tuned: Path) -> None:
-    before = world.run(with_template(kept, tuned, world.folder / "before"), "before", "mini_follow_chat")
+def test_sft_raises_instruction_following(world: World, demo_model: Path, tuned: Path) -> None:
+    before = world.run(with_template(demo_model, tuned, world.folder / "before"), "before", "mini_follow_chat")
     after = world.run(tuned, "after", "mini_follow_chat")
     assert world.gate(before, after, "mini_follow_chat") == 1
     assert world.gate(after, before, "mini_follow_chat") == 0
@@ -221,7 +221,7 @@ def test_dpo_raises_the_preferred_style(world: World, tuned: Path) -> None:
         "rate": 1e-4,
         "precision": "fp32",
     }
-    preferred = world.train(world.recipe("preferred", cpt(0.25), INSTRUCTIONS, SFT, dpo))
+    preferred = world.train(world.recipe("preferred", INSTRUCTIONS, SFT, dpo, base="demo"))
     before, after = (
         world.run(model, name, "style", f"include={world.folder / 'include'}", "form=chat")
         for model, name in ((tuned, "plain"), (preferred, "loud"))

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from estbench.errors import ConfigError, did_you_mean
 
@@ -43,6 +43,10 @@ class StageSettings:
         """Files from outside, as paths or globs relative to the recipe, whose content belongs to the key."""
         return ()
 
+    def outside(self, recipe: Recipe) -> Mapping[str, str]:
+        """What else from outside belongs to the key: name -> hash (test sets, templates, a tokenizer by name)."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -55,10 +59,14 @@ class Kind:
     needs_model: bool = True  # starts from a model (or its tokenizer)
     makes_model: bool = False  # leaves a checkpoint in model/
     parallel: bool = False  # under torchrun all ranks run it; else rank 0 does, and the others wait
+    needs: Literal["weights", "tokenizer"] = "weights"  # of the model, where it comes from outside
 
     def key_of(self, settings: StageSettings) -> dict[str, Any]:
-        """The settings that change what is made, as JSON would have them."""
+        """The settings that change what is made, as JSON would have them. Of evaluations it is those that can end a
+        training."""
         row = dataclasses.asdict(settings)
+        if (evaluate := getattr(settings, "evaluate", None)) is not None:
+            row["evaluate"] = evaluate.key()
         return {name: value for name, value in row.items() if name not in settings.unkeyed}
 
 

@@ -39,6 +39,7 @@ class Head:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ConfigError(f"name: {self.name!r} has to be of a-z, 0-9, '.', '_' and '-', at most 64.")
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class Common:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ConfigError(f"name: {self.name!r} has to be of a-z, 0-9, '.', '_' and '-', at most 64.")
+        _check_seed(self.seed)
+
+
+def _check_seed(seed: int | None) -> None:
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: {seed} has to be from 0 to 4294967295.")
 
 
 @dataclass(frozen=True)

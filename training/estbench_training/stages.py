@@ -6,8 +6,9 @@
 
 A stage's key is a hash of all that goes into what it makes: its kind and that kind's version, its settings and seed,
 the keys of the stages that it reads, the content of files from outside, the fingerprint of a model from outside. Its
-folder is NAME-KEY; done.json, written last, says that it is whole. So the same command runs what is not done, another
-setting runs that stage and those behind it, and an interrupted stage finds what it left.
+folder is NAME-KEY; stage.json in it says what the key is made of, recipe.yaml what the recipe was, and done.json,
+written last, that it is whole. So the same command runs what is not done, another setting runs that stage and those
+behind it, and an interrupted stage finds what it left.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from estbench_training.kinds import Context, Say
 from estbench_training.recipe import Recipe, Stage
 
 SCHEMA = 1
-DONE, LOCK = "done.json", ".lock"
+DONE, LOCK, STAGE, RECIPE = "done.json", ".lock", "stage.json", "recipe.yaml"
 WAIT = 1.0  # seconds between looks of the ranks that wait for rank 0
 
 
@@ -44,6 +45,7 @@ class Step:
     folder: Path
     needs: tuple[str, ...]  # the stages whose folders it reads
     model: str | None  # the stage, or the model from elsewhere, that it starts from
+    made_of: Mapping[str, Any]  # what the key is a hash of
 
     @property
     def done(self) -> bool:
@@ -83,12 +85,16 @@ def _step(recipe: Recipe, stage: Stage, output: Path, before: Mapping[str, Step]
         "seed": seed_of(recipe, stage),
         "inputs": [[name, before[name].key] for name in stage.settings.inputs()],
         "files": _hashes(recipe, stage),
+        "outside": dict(stage.settings.outside(recipe)),
     }
-    if model is not None:
-        made_of["model"] = before[model].key if model in before else from_outside(recipe, model, say).fingerprint()
+    if model in before:
+        made_of["model"] = before[str(model)].key
+    elif model is not None:
+        fingerprint = from_outside(recipe, model, say).fingerprint()
+        made_of["model"] = fingerprint if stage.kind.needs == "weights" else fingerprint["tokenizer"]
     key = identity.digest(made_of)
     needs = (*stage.settings.inputs(), *((model,) if model in before else ()))
-    return Step(stage, key, output / f"{stage.name}-{key[:12]}", tuple(map(str, needs)), model)
+    return Step(stage, key, output / f"{stage.name}-{key[:12]}", tuple(map(str, needs)), model, made_of)
 
 
 def seed_of(recipe: Recipe, stage: Stage) -> int:
@@ -105,17 +111,25 @@ def from_outside(recipe: Recipe, model: str, say: Say) -> Checkpoint:
 
 
 def _hashes(recipe: Recipe, stage: Stage) -> list[list[str]]:
-    """(path as the recipe has it, SHA-256) of the files from outside; DataError for one that isn't there."""
-    found: dict[str, Path] = {}
+    """(the recipe's pattern, path from where it begins, SHA-256) of files from outside, wherever the recipe lies;
+    DataError for one that isn't there."""
+    found: list[tuple[str, str, Path]] = []
     for pattern in stage.settings.files():
-        path = recipe.path(pattern)
-        files = sorted(glob.glob(str(path), recursive=True)) or [str(path)]
-        files = [inner for file in files for inner in (_inside(Path(file)) if os.path.isdir(file) else [file])]
-        if missing := [file for file in files if not os.path.isfile(file)]:
-            raise DataError(f"Stage {stage.name!r}: there is no file {missing[0]}.")
-        found |= {os.path.relpath(file, recipe.folder): Path(file) for file in files}
-    hashes = identity.FileHashes().of(list(found.values()))
-    return [[name, hashes[path][0]] for name, path in sorted(found.items())]
+        path = str(recipe.path(pattern))
+        for match in sorted(glob.glob(path, recursive=True)) or [path]:
+            files = _inside(Path(match)) if os.path.isdir(match) else [match]
+            if missing := [file for file in files if not os.path.isfile(file)]:
+                raise DataError(f"Stage {stage.name!r}: there is no file {missing[0]}.")
+            found += [(pattern, os.path.relpath(file, _fixed(path)), Path(file)) for file in files]
+    hashes = identity.FileHashes().of([file for _, _, file in found])
+    return [[pattern, name, hashes[file][0]] for pattern, name, file in found]
+
+
+def _fixed(pattern: str) -> str:
+    """The folder before the first part of a pattern that matches several."""
+    parts = Path(pattern).parts
+    plain = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return str(Path(*parts[:plain]))
 
 
 def _inside(folder: Path) -> list[str]:
@@ -143,7 +157,6 @@ def run(recipe: Recipe, output: Path, say: Say, *, only: Sequence[str] = ()) -> 
 def _run(recipe: Recipe, step: Step, made: Mapping[str, Step], say: Say, rank: int) -> None:
     started = time.monotonic()
     _say_on_rank_0(say, rank, f"{step.stage.name}: {step.stage.kind.name} in {step.folder}")
-    step.folder.mkdir(parents=True, exist_ok=True)
     context = Context(
         recipe=recipe,
         stage=step.stage,
@@ -155,6 +168,9 @@ def _run(recipe: Recipe, step: Step, made: Mapping[str, Step], say: Say, rank: i
         model=_start(recipe, step, made, say),
     )
     try:
+        step.folder.mkdir(parents=True, exist_ok=True)
+        if rank == 0:
+            _write_down(recipe, step, step.folder)
         step.stage.kind.run(step.stage.settings, context)
     except OSError as error:
         raise StoreError(
@@ -162,9 +178,18 @@ def _run(recipe: Recipe, step: Step, made: Mapping[str, Step], say: Say, rank: i
             f"{f': {error.filename}' if error.filename else ''}. The same command goes on from what is stored."
         ) from None
     if rank == 0:
-        _finish(step, time.monotonic() - started)
+        _finish(recipe, step, time.monotonic() - started)
     elif step.stage.kind.parallel:
         _wait(step)
+
+
+def _write_down(recipe: Recipe, step: Step, folder: Path) -> None:
+    """What goes into the stage, and the recipe as it is now, beside what is made of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(folder / STAGE) as temporary:
+        temporary.write_text(json.dumps(step.made_of, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    with atomic(folder / RECIPE) as temporary:
+        temporary.write_text(recipe.text, "utf-8")
 
 
 def _start(recipe: Recipe, step: Step, made: Mapping[str, Step], say: Say) -> Path | None:
@@ -180,7 +205,7 @@ def _start(recipe: Recipe, step: Step, made: Mapping[str, Step], say: Say) -> Pa
     return folder / "model"
 
 
-def _finish(step: Step, seconds: float) -> None:
+def _finish(recipe: Recipe, step: Step, seconds: float) -> None:
     row: dict[str, Any] = {
         "schema": SCHEMA,
         "key": step.key,
@@ -190,6 +215,7 @@ def _finish(step: Step, seconds: float) -> None:
     }
     if step.stage.kind.makes_model:
         row["model"] = find(str(step.folder / "model")).fingerprint()
+        _write_down(recipe, step, step.folder / "model")
     with atomic(step.folder / DONE) as temporary:
         temporary.write_text(json.dumps(row, indent=1) + "\n", "utf-8")
 
