@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from card_world import checkpoint, context, small_tasks
 from estbench_training import background, evaluation
-from estbench_training.evaluation import Decision, EvaluateSettings, Evaluator
+from estbench_training.evaluation import Decision, EvaluateSettings, Evaluator, Interrupted
 from estbench_training.kinds import Context
 
 from estbench.errors import ConfigError
@@ -120,6 +123,42 @@ def test_an_evaluation_of_weights_that_training_went_back_from_is_ended(stage: C
     evaluator(checkpoint(stage, 1), 1, 1)
     assert before.ended and [job.step for job in evaluator.history.unfinished()] == [1]
     evaluator.close()
+
+
+def test_an_evaluation_of_weights_that_were_rolled_back_is_ended_and_its_copy_removed(
+    stage: Context, stand_in: Path
+) -> None:
+    evaluator = Evaluator(ELSEWHERE, stage, 3)
+    for step in (1, 2):
+        evaluator(checkpoint(stage, step), step, step)
+    assert evaluator._child is not None
+    _, child = evaluator._child
+    evaluator.forget(after=1)
+    assert not child.ended and [job.step for job in evaluator.history.unfinished()] == [1]  # its weights are in use
+    assert [place.name for place in (stage.folder / evaluation.COPIES).iterdir()] == ["mudel-cpt-step-000001"]
+    evaluator.forget(after=0)
+    assert child.ended and evaluator.history.unfinished() == []
+    assert not list((stage.folder / evaluation.COPIES).iterdir())
+
+
+def test_a_sigterm_ends_the_wait_for_a_background_process_which_is_taken_up_again(
+    stage: Context, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator = Evaluator(ELSEWHERE, stage, 2)
+    evaluator(checkpoint(stage, 1), 1, 1)
+    result = background.Background.result
+
+    def asked(self: background.Background) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return result(self)
+
+    monkeypatch.setattr(background.Background, "result", asked)
+    with pytest.raises(Interrupted):
+        evaluator(checkpoint(stage, 2), 2, 2)
+    assert evaluator._child is not None
+    child = evaluator._child[1]
+    evaluator.close()
+    assert child.ended and [job.step for job in Evaluator(ELSEWHERE, stage, 2).history.unfinished()] == [1, 2]
 
 
 def test_a_background_process_ends_with_this_one(stage: Context, stand_in: Path) -> None:

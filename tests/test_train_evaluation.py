@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,11 @@ import numpy as np
 import pytest
 from card_world import bare, checkpoint, context, small_tasks
 from estbench_training import evaluation
-from estbench_training.evaluation import Decision, EvaluateSettings, Evaluator, History, Job, Point, undisturbed
+from estbench_training.aside import interruptible, undisturbed
+from estbench_training.evaluation import Decision, EvaluateSettings, Evaluator, History, Interrupted, Job, Point
 from estbench_training.kinds import Context
 from estbench_training.reading import parse
-from estbench_training.watching import GateSettings
+from estbench_training.watching import GateSettings, Look
 
 from estbench import registry, runner
 from estbench.cli import main
@@ -335,3 +340,97 @@ def test_a_torn_line_is_left_out_and_the_next_one_is_whole(stage: Context) -> No
     assert [job.step for job in again.unfinished()] == [1]
     again.end(Point(1, 1, "m", "run"))
     assert History(history.path).points[1].run == "run"
+
+
+@pytest.fixture
+def heard() -> Iterator[list[int]]:
+    """Signals that whoever listened before hears: the training loop, say."""
+    numbers: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: numbers.append(number))
+    yield numbers
+    signal.signal(signal.SIGTERM, before)
+
+
+def asked_to_end(*_: Any, **__: Any) -> None:
+    """An evaluation during which a SIGTERM arrives; what looks like an error of its own is not taken for one."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(60)
+    except Exception as error:
+        pytest.fail(f"{error!r} was swallowed on its way")
+    pytest.fail("it went on")
+
+
+def test_a_sigterm_ends_an_evaluation_at_once_and_it_is_made_again(
+    stage: Context, said: list[str], heard: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator, place = Evaluator(EVERY, stage, 2), checkpoint(stage, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "evaluate", asked_to_end)
+        with pytest.raises(Interrupted):
+            evaluator(place, 1, 1000)
+    assert heard == [signal.SIGTERM] and said == []  # the loop knows, too; nothing is called missing
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert len(heard) == 2  # the listener of before listens again
+    again = Evaluator(EVERY, stage, 2)
+    assert again.history.points == {} and [job.step for job in again.history.unfinished()] == [1]
+    assert again(place, 1, 1000).points[0].scores
+
+
+def test_without_a_guard_a_sigterm_only_notes_that_it_came(heard: list[int]) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == [signal.SIGTERM]  # negative control: this is why an evaluation has to be ended
+
+
+def test_a_second_sigterm_does_not_cut_short_the_tidying_up(heard: list[int]) -> None:
+    tidied = False
+    with pytest.raises(Interrupted), interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            tidied = True
+    assert tidied and len(heard) == 2
+
+
+def test_a_thread_that_hears_no_signals_evaluates_as_well() -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        with interruptible():
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
+# --- roll-backs -------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_measured_of_weights_that_were_given_up_is_forgotten_for_good(stage: Context) -> None:
+    history = History(stage.folder / "log.jsonl")
+    for step in (0, 10, 20, 30):
+        history.begin(Job(step, step, f"m{step}", Path("x")))
+        if step < 30:
+            history.end(Point(step, step, f"m{step}", f"run{step}", look=Look(step // 10, {})))
+    assert [job.step for job in history.forget(15)] == [20, 30]
+    assert history.forget(15) == []
+    history.begin(Job(40, 40, "m40", Path("x")))  # steps are counted on
+    for found in (history, History(history.path)):
+        assert sorted(found.points) == [0, 10] and [job.step for job in found.unfinished()] == [40]
+        assert [look.place for look in found.looks(50)] == [0, 1] and found.abandoned == {2}
+
+
+# --- what is made -----------------------------------------------------------------------------------------------------
+
+
+def test_evaluations_belong_to_a_stages_key_only_where_they_can_end_it() -> None:
+    assert EvaluateSettings().key() is EvaluateSettings(gate=GateSettings()).key() is None
+    stop = EvaluateSettings(gate=GateSettings("stop"))
+    key = stop.key()
+    assert key is not None and set(key) == {"every", "tasks", "limit", "engine", "engine_options", "gate"}
+    assert replace(stop, where="gpu:7", name="x", data="copies").key() == key
+    for other in (replace(stop, every=7), replace(stop, limit=7), replace(stop, gate=GateSettings("stop", margin=7))):
+        assert other.key() not in (None, key)

@@ -139,6 +139,33 @@ def test_an_evaluation_that_failed_leaves_its_share_to_the_next(
     assert levels[2] == pytest.approx(2 * levels[0]) and levels[3] == pytest.approx(levels[0])
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_fall_of_weights_that_were_given_up_is_not_confirmed(
+    stage: Context, points: Callable[..., Any], answered: Callable[..., None], resumed: bool
+) -> None:
+    """Found at step 2, which is rolled back to step 1; step 3 has fallen, too, and is the first to say so."""
+    evaluator = gated(stage, "stop")
+    answered(evaluator, points)
+    made = [evaluator(bare(stage, step), step, step) for step in (1, 2)]
+    assert "to be confirmed" in made[1].reason
+    evaluator.forget(after=1)
+    if resumed:
+        evaluator = gated(stage, "stop")
+        answered(evaluator, points)
+    third = evaluator(bare(stage, 3), 3, 3)
+    assert not third.stop and "to be confirmed" in third.reason
+    levels = [one.points[-1].look.readings["en"].level for one in (*made, third)]  # type: ignore[union-attr]
+    assert levels == pytest.approx([levels[0]] * 3)  # what step 2 used of alpha is not used again
+
+
+def test_without_a_roll_back_it_would_be(
+    stage: Context, points: Callable[..., Any], answered: Callable[..., None]
+) -> None:
+    evaluator = gated(stage, "stop")
+    answered(evaluator, points)
+    assert [evaluator(bare(stage, step), step, step).stop for step in (1, 2, 3)][-1]
+
+
 def test_a_baseline_that_failed_is_tried_again(
     stage: Context, points: Callable[..., Any], answered: Callable[..., None], said: list[str]
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from card_world import small_tasks
 from estbench_training import recipe as recipes
 from estbench_training import rows as sft_rows
 from estbench_training import stages
@@ -386,6 +387,37 @@ def test_the_key_changes_with_data_settings_and_wordings_and_not_with_workers(
     monkeypatch.undo()
     write(tmp_path / "a.jsonl", [instruction(2)])
     assert key() != first
+
+
+def test_the_key_changes_with_the_rows_of_a_task_and_with_the_tests_that_are_looked_for(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = small_tasks(tmp_path / "world", monkeypatch)
+
+    def key(source: dict[str, Any], **keys: Any) -> str:
+        return stages.chain(recipe_of(tmp_path, {"a": source}, **keys), tmp_path)[0].key
+
+    write(tmp_path / "a.jsonl", [instruction(1)])
+    task, none = {"task": "letters"}, {"decontaminate": "none"}
+    tests = {"decontaminate": {"tasks": "words", "missing": "skip"}}
+    of_task, of_file, with_tests = key(task, **none), key(alpaca("a.jsonl"), **none), key(alpaca("a.jsonl"), **tests)
+    assert key(task, **none) == of_task and key(alpaca("a.jsonl"), **tests) == with_tests != of_file
+    (rows,) = made.data.glob("*letters*/**/test.jsonl")
+    rows.write_text(rows.read_text("utf-8") + rows.read_text("utf-8"), "utf-8")
+    assert key(task, **none) != of_task
+    card = made.folder / "tasks" / "words.yaml"
+    card.write_text(card.read_text("utf-8") + "\n# another test\n", "utf-8")
+    assert key(alpaca("a.jsonl"), **tests) != with_tests
+    assert key(alpaca("a.jsonl"), **none) == of_file  # which looks for none
+
+
+def test_a_task_without_its_data_is_refused_before_the_stage_begins(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_tasks(tmp_path / "world", monkeypatch)
+    monkeypatch.delenv("ESTBENCH_DATA")
+    with pytest.raises(DataError):
+        stages.chain(recipe_of(tmp_path, {"a": {"task": "letters"}}, decontaminate="none"), tmp_path)
 
 
 def test_a_stage_runs_by_its_recipe(tmp_path: Path) -> None:

@@ -19,28 +19,29 @@ the same model. The reference's log-probabilities are computed once (`reference`
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import shutil
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from estbench.errors import ConfigError, DataError, EngineError, ModelError
+from estbench.errors import ConfigError, DataError, EngineError
 from estbench.runs import write_json
-from estbench_training import rows, tuning
+from estbench_training import rows, templates, tuning
 from estbench_training.cpt import schedule as schedules
-from estbench_training.cpt.logs import Log, Record, read
+from estbench_training.cpt.logs import Record
 from estbench_training.cpt.settings import Logging, Lora, Optimizer, Precision, Save
+from estbench_training.evaluation import EvaluateSettings
 from estbench_training.kinds import Context, Kind, StageSettings, is_path
+from estbench_training.prepare.settings import DecontaminateSettings
+from estbench_training.provenance import Known, Provenance, of_folder
 from estbench_training.reference import EncodedPair, encode, key_of, trainer
+from estbench_training.sieve import REASON, Choice, Sieve, text_of
 from estbench_training.templates import check_name
-from estbench_training.trainer_state import is_sharded, last_whole, mark_whole
+from estbench_training.tuned import DATA, SoFar, Tuned, common
 
 if TYPE_CHECKING:
+    from estbench_training.recipe import Recipe
     from estbench_training.templates import Chat
 
 Loss = Literal["sigmoid", "sigmoid_norm", "ipo"]
@@ -91,6 +92,7 @@ class DpoSettings(StageSettings):
     max_length: int = 2048  # tokens of prompt and answer
     too_long: Literal["error", "drop", "truncate"] = "error"  # pairs of which a side is longer; truncate: its end
     bad_rows: Literal["error", "drop"] = "error"  # with an empty chosen answer, or control tokens in the text
+    decontaminate: Choice = field(default_factory=DecontaminateSettings)  # of files; stages of pairs have looked already
     limit: int | None = None  # only so many pairs, the first ones
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(betas=(0.9, 0.999), weight_decay=0.0))
     precision: Precision = "bf16"  # bf16: weights are kept and updated in fp32, computed with in bf16
@@ -99,6 +101,7 @@ class DpoSettings(StageSettings):
     activation_checkpointing: bool = False
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     save: Save = field(default_factory=lambda: Save(every=200))
+    evaluate: EvaluateSettings | None = None
     logging: Logging = field(default_factory=Logging)
 
     unkeyed: ClassVar[tuple[str, ...]] = (
@@ -144,14 +147,35 @@ class DpoSettings(StageSettings):
         own = tuple(name for name in self.sources if is_path(name))
         return (*own, self.template) if self.template.endswith(".jinja") else own
 
+    def outside(self, recipe: Recipe) -> Mapping[str, str]:
+        return templates.digests(self.template)
+
 
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
-def read_pairs(settings: DpoSettings, context: Context) -> Iterable[Mapping[str, Any]]:
-    """The rows of all sources, in order."""
+def read_pairs(settings: DpoSettings, context: Context, sieve: Sieve) -> Iterator[Mapping[str, Any]]:
+    """The rows of all sources, in order; those of files where they hold no part of a test."""
     for name in settings.sources:
-        yield from rows.read_pairs(context.source(name))
+        path = context.source(name)
+        found = rows.read_pairs(path)
+        yield from found if path.is_dir() else sieve.keep(found, said)
+
+
+def said(pair: Mapping[str, Any]) -> str:
+    """All that is said in a pair."""
+    return text_of([*pair["prompt"], *pair["chosen"], *pair["rejected"]])
+
+
+def provenance(settings: DpoSettings, context: Context, sieve: Sieve) -> Provenance:
+    """What the stages that are read say of their data, and what the sieve has done with that of files."""
+    paths = [context.source(name) for name in settings.sources]
+    known = [of_folder(path) for path in paths if path.is_dir()]
+    sources: dict[str, Known] = {}
+    for one in reversed(known):
+        sources |= one.sources
+    kept = [part for one in known for part in one.decontaminated]
+    return Provenance(sources, (*kept, *([sieve.result] if len(known) < len(paths) else [])))
 
 
 def run(settings: DpoSettings, context: Context) -> None:
@@ -161,18 +185,21 @@ def run(settings: DpoSettings, context: Context) -> None:
     tuning.quiet()
     tuning.check_processes(settings, context.say)
     chat = _chat(settings, context)
+    sieve = Sieve(settings.decontaminate, context)
     pairs, counts = encode(
-        chat, read_pairs(settings, context), settings.max_length, settings.too_long, settings.bad_rows
+        chat, read_pairs(settings, context, sieve), settings.max_length, settings.too_long, settings.bad_rows
     )
+    counts += Counter({REASON: sieve.removed})
     pairs = pairs[: settings.limit]
     if not pairs:
         raise DataError(f"Stage {context.stage.name!r} has no pairs to learn from{_in_words(counts)}.")
     context.say(f"{len(pairs):,} pairs{_in_words(counts)}; {settings.loss}, beta {settings.strength:g}.")
+    facts = {"left_out": dict(counts), "provenance": provenance(settings, context, sieve).row()}
     with tuning.without_remarks():
-        made = Training(settings, context, chat, pairs)
+        made = Training(settings, context, chat, pairs, facts)
+        if made.main:
+            write_json(context.folder / DATA, made.report())
         made.train()
-    if made.main:
-        made.report(counts)
     made.export()
 
 
@@ -188,41 +215,33 @@ def _in_words(counts: Mapping[str, int]) -> str:
     return f" ({', '.join(f'{count:,} {reason}' for reason, count in counts.items())})" if counts else ""
 
 
-class Training:
-    """One training: the model, TRL's trainer, what is kept on the way and what comes out."""
+class Training(Tuned):
+    """DPO by TRL's DPOTrainer, with a reference from the cache."""
 
-    def __init__(self, settings: DpoSettings, context: Context, chat: Chat, pairs: Sequence[EncodedPair]) -> None:
-        from estbench.checkpoint import find
-        from estbench_training.templates import install
+    STAGE = "dpo"
+    settings: DpoSettings
 
-        self.settings, self.context, self.chat, self.pairs = settings, context, chat, pairs
-        self.main = int(os.environ.get("RANK", "0")) == 0
-        self.checkpoint = find(str(context.start))
-        longest = self.checkpoint.max_length
-        if longest is not None and settings.max_length > longest:
-            raise ConfigError(f"max_length: {settings.max_length:,} is more than the model's {longest:,} positions.")
-        self.model = tuning.load(settings, context.start)
-        install(chat, self.model, context.say)
+    def __init__(
+        self, settings: DpoSettings, context: Context, chat: Chat, pairs: Sequence[EncodedPair], facts: Mapping[str, Any]
+    ) -> None:
+        """facts: what data.json says of the pairs beside what is in them."""
+        self.pairs, self._facts, self.key = pairs, facts, ""
+        super().__init__(settings, context, chat, len(pairs))
+
+    def make_trainer(self) -> Any:
+        from datasets import Dataset
+        from trl.trainer.dpo_config import DPOConfig
+
+        settings, lora = self.settings, self.settings.lora
         self.key = key_of(
             self.checkpoint.fingerprint(),
-            chat.template,
-            pairs,
+            self.chat.template,
+            self.pairs,
             max_length=settings.max_length,
             precision=settings.precision,
             device="cuda" if tuning.has_gpu() else "cpu",
             attention=str(self.model.config._attn_implementation),
         )
-        self.steps = settings.steps or max(1, round(settings.epochs * math.ceil(len(pairs) / settings.batch)))
-        last = last_whole(context.folder / tuning.RESUME, clean=self.main)
-        self.last = str(last) if last else None
-        self.resumed = int(last.name.rpartition("-")[2]) if last else 0
-        self.trainer = self._trainer()
-
-    def _trainer(self) -> Any:
-        from datasets import Dataset
-        from trl.trainer.dpo_config import DPOConfig
-
-        settings, lora = self.settings, self.settings.lora
         arguments = DPOConfig(
             **tuning.common_arguments(settings, self.context, self.steps),
             loss_type=[settings.loss],
@@ -243,41 +262,8 @@ class Training:
             peft_config=tuning.lora_config(lora.full if lora is not None else None),
         )
 
-    def train(self) -> None:
-        """Train from the start, or from the last whole checkpoint."""
-        from estbench.engines.memory import is_out_of_memory
-        from estbench_training.cpt import loop
-
-        if self.resumed:
-            self.context.say(f"{self.context.stage.name}: goes on from step {self.resumed:,} of {self.steps:,}.")
-        with self._log() as written, loop.Stopping() as stopping:
-            before = read(self.context.folder / "log.jsonl") if self.main else []
-            self.trainer.add_callback(_callback(self, written, before))
-            self.trainer.add_callback(tuning.ending(stopping))
-            try:
-                self.trainer.train(resume_from_checkpoint=self.last)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise EngineError(
-                    "Out of memory: lower micro_batch, shorten max_length, say activation_checkpointing: true, lora: "
-                    "or shard: full (several GPUs). The last checkpoint is intact."
-                ) from None
-            if stopping.asked and self.trainer.state.global_step < self.steps:
-                raise loop.StopForRequeue
-
-    def _log(self) -> Log:
-        log = self.settings.logging
-        return Log(
-            self.context.folder,
-            steps=self.steps,
-            resumed=self.resumed,
-            every=log.every,
-            tensorboard=log.tensorboard,
-            main=self.main,
-            name=self.context.stage.name,
-            say=self.context.say,
-        )
+    def begin(self, model: Any) -> None:
+        self.check_sharded(model)
 
     @property
     def first_loss(self) -> float:
@@ -285,9 +271,7 @@ class Training:
         return 1 / (2 * self.settings.strength) ** 2 if self.settings.loss == "ipo" else math.log(2)
 
     def check(self, step: int, loss: float) -> None:
-        """EngineError for a loss that is no number, or a first one that shows another policy than the reference."""
-        if not math.isfinite(loss):
-            raise EngineError(f"The loss of step {step:,} is no number: lower rate:, or take precision: fp32.")
+        """EngineError for a first loss that shows another policy than the reference."""
         off = abs(loss - self.first_loss) / max(1.0, self.first_loss)
         if step == 1 and off > NEAR[self.settings.precision]:
             raise EngineError(
@@ -296,67 +280,34 @@ class Training:
                 "or precision: fp32."
             )
 
-    def report(self, counts: Mapping[str, int]) -> None:
-        """data.json: what was learnt from."""
+    def record(self, step: int, logs: Mapping[str, Any], so_far: SoFar) -> DpoRecord:
+        row = common(step, logs, so_far)
+        self.check(step, row["loss"])
+        return DpoRecord(
+            **row,
+            margin=logs.get("rewards/margins"),
+            accuracy=logs.get("rewards/accuracies"),
+            chosen_reward=logs.get("rewards/chosen"),
+            rejected_reward=logs.get("rewards/rejected"),
+        )
+
+    def report(self) -> dict[str, Any]:
         chosen, rejected = ([len(getattr(one, side)) for one in self.pairs] for side in ("chosen", "rejected"))
-        write_json(
-            self.context.folder / "data.json",
-            {
-                "pairs": len(self.pairs),
-                "left_out": dict(counts),
-                "tokens": sum(2 * len(one.prompt) + len(one.chosen) + len(one.rejected) for one in self.pairs),
-                "mean_chosen_tokens": round(sum(chosen) / len(chosen), 2),
-                "mean_rejected_tokens": round(sum(rejected) / len(rejected), 2),
-                "loss": self.settings.loss,
-                "beta": self.settings.strength,
-                "reference": self.key,
-                "template": self.chat.name,
-            },
-        )
-
-    def export(self) -> None:
-        """The model with tokenizer, template and card, in the dtype that it had; the state to go on from is removed."""
-        config = self.checkpoint.config
-        tuning.write_model(
-            self.trainer,
-            self.chat,
-            self.context.model_folder,
-            str(config.get("dtype") or config.get("torch_dtype") or "float32"),
-            self._card,
-            merge=self.settings.lora is not None,
-            main=self.main,
-        )
-        if self.main:
-            with contextlib.suppress(ImportError):  # matplotlib
-                from estbench_training.cpt.plots import curves
-
-                curves(self.context.folder, self.context.model_name)
-            shutil.rmtree(self.context.folder / tuning.RESUME, ignore_errors=True)
-
-    def _card(self, folder: Path) -> None:
-        from estbench.cards import Source
-        from estbench_training import card
-
-        last = _last_step(read(self.context.folder / "log.jsonl"))
-        seconds = last.get("seconds")
-        facts = card.CardFacts(
-            kind="chat",
-            stage="dpo",
-            tokens=last.get("tokens"),
-            step=self.steps,
-            steps_planned=self.steps,
-            data=tuple(Source(name) for name in self.settings.sources),
-            hours=seconds / 3600 if seconds is not None else None,
-            precision=self.settings.precision,
-        )
-        card.write(self.context, folder, facts)
-
-
-def _last_step(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return next((row for row in reversed(rows) if row["kind"] == "step"), {})
-
-
-# --- what is kept on the way ------------------------------------------------------------------------------------------
+        sources = Counter[str]()
+        for one in self.pairs:
+            sources[one.source] += one.tokens
+        return {
+            "pairs": len(self.pairs),
+            **self._facts,
+            "tokens": sources.total(),
+            "sources": dict(sources),
+            "mean_chosen_tokens": round(sum(chosen) / len(chosen), 2),
+            "mean_rejected_tokens": round(sum(rejected) / len(rejected), 2),
+            "loss": self.settings.loss,
+            "beta": self.settings.strength,
+            "reference": self.key,
+            "template": self.chat.name,
+        }
 
 
 @dataclass(frozen=True)
@@ -367,51 +318,6 @@ class DpoRecord(Record):
     accuracy: float | None = None  # share of pairs whose chosen answer has the greater reward
     chosen_reward: float | None = None
     rejected_reward: float | None = None
-
-
-def _callback(training: Training, log: Log, before: Sequence[Mapping[str, Any]]) -> Any:
-    """Writes a line for each step, marks checkpoints that are whole, looks at the first loss."""
-    from transformers import TrainerCallback
-
-    earlier = _last_step(before)
-    seen, spent = int(earlier.get("tokens") or 0), float(earlier.get("seconds") or 0.0)
-    begun = time.monotonic()
-
-    class Watch(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            if training.settings.shard == "full" and not is_sharded(model):
-                raise ModelError(
-                    "shard: full was asked for, and the parameters are not sharded (accelerate does so on GPUs under "
-                    "torchrun only): leave it out."
-                )
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if not logs or "loss" not in logs:
-                return
-            training.check(state.global_step, float(logs["loss"]))
-            seconds = time.monotonic() - begun
-            tokens = int(logs.get("num_tokens") or 0)
-            log.write(
-                DpoRecord(
-                    step=state.global_step,
-                    tokens=seen + tokens,
-                    loss=float(logs["loss"]),
-                    rate=float(logs["learning_rate"]),
-                    grad_norm=float(logs.get("grad_norm") or 0.0),
-                    tokens_per_second=tokens / max(seconds, 1e-9),
-                    seconds=spent + seconds,
-                    margin=logs.get("rewards/margins"),
-                    accuracy=logs.get("rewards/accuracies"),
-                    chosen_reward=logs.get("rewards/chosen"),
-                    rejected_reward=logs.get("rewards/rejected"),
-                )
-            )
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if training.main:
-                mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-    return Watch()
 
 
 DPO = Kind("dpo", DpoSettings, run, makes_model=True, parallel=True)

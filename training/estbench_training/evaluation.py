@@ -8,7 +8,7 @@
 Runs land in the runs folder and the database as those of `estbench eval` do; the checkpoint's card says after how many
 tokens, so that the board draws a curve. What was measured is kept in evaluation.jsonl of the stage's folder, from
 which a training that is resumed goes on with the same decisions. An evaluation that fails is logged and stops nothing,
-and none leaves a trace in the training: `undisturbed`.
+none leaves a trace in the training, and a SIGTERM ends it: `Interrupted`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from estbench import cards
 from estbench.errors import ConfigError, DataError, EstbenchError
 from estbench_training import background, card, watching
+from estbench_training.aside import Interrupted as Interrupted
+from estbench_training.aside import interruptible, undisturbed
 from estbench_training.background import Background
 from estbench_training.watching import GateSettings, Look
 
@@ -84,6 +85,13 @@ class EvaluateSettings:
             key: str(value).lower() if isinstance(value, bool) else str(value)
             for key, value in self.engine_options.items()
         }
+
+    def key(self) -> dict[str, Any] | None:
+        """What of it changes the model that is made: nothing, unless a gate can end the training."""
+        if self.gate is None or self.gate.mode != "stop":
+            return None
+        row = asdict(self)
+        return {name: row[name] for name in ("every", "tasks", "limit", "engine", "engine_options", "gate")}
 
     @property
     def words(self) -> str:
@@ -173,7 +181,7 @@ class Evaluator:
 
     def __call__(self, folder: Path, step: int, tokens: int | None) -> Decision:
         """Evaluate the checkpoint in a folder, or begin to, and say what the evaluations that have ended mean. At the
-        last planned step all are waited for."""
+        last planned step all are waited for. Interrupted: a SIGTERM came while this process evaluated or waited."""
         if not self.due(step):
             return Decision()
         try:
@@ -181,19 +189,30 @@ class Evaluator:
             known = self._known(job)
             if known is None:
                 self._begin(job)
-            points = self._work(step, wait=step == self.planned[-1])
+            with interruptible():
+                points = self._work(step, wait=step == self.planned[-1])
         except OSError as error:  # a full disk
             self.context.say(f"The evaluation after step {step:,} is missing: {_reason(error)}")
             return Decision()
         return self._decide([*([known] if known else []), *points])
 
     def finish(self) -> Decision:
-        """Wait for what is still being evaluated: for a training that ends before its last planned step."""
+        """Wait for what is still being evaluated: for a training that ends before its last planned step. Interrupted:
+        as above."""
         try:
-            return self._decide(self._work(self.planned[-1], wait=True)) if self.planned else Decision()
+            with interruptible():
+                points = self._work(self.planned[-1], wait=True) if self.planned else []
+            return self._decide(points)
         except OSError as error:
             self.context.say(f"The last evaluation is missing: {_reason(error)}")
             return Decision()
+
+    def forget(self, after: int) -> None:
+        """Training goes on with the weights of step `after`: evaluations of later ones are ended, and don't count."""
+        if self._child and self._child[0].step > after:
+            self.close()
+        for job in self.history.forget(after):
+            self._remove_copy(job)
 
     def close(self) -> None:
         """End an evaluation in the background; it is taken up again when training is resumed."""
@@ -259,8 +278,9 @@ class Evaluator:
             job, child = self._child
             if not wait and not child.ended:
                 break
+            ended = child.result()
             self._child = None
-            points.append(self._ended(job, *child.result()))
+            points.append(self._ended(job, *ended))
         return points
 
     def _next(self, step: int) -> Job | None:
@@ -303,9 +323,12 @@ class Evaluator:
         if point.reason:
             self.context.say(f"The evaluation of {job.name} is missing: {point.reason}")
         self.history.end(point)
+        self._remove_copy(job)
+        return point
+
+    def _remove_copy(self, job: Job) -> None:
         if job.folder.parent == self.context.folder / COPIES:
             shutil.rmtree(job.folder, ignore_errors=True)
-        return point
 
     def _look(self, step: int, found: Evidence) -> Look | None:
         """The gate's tests of a checkpoint; None where it can't say anything."""
@@ -328,8 +351,16 @@ class Evaluator:
             for language, tasks in self._languages.items()
             if (difference := watching.measure(found, baseline, tasks, gate.noise)) is not None
         }
-        earlier = self.history.looks(step)
-        return watching.judge(gate, measured, self._places[step], len(self.planned), earlier[-1] if earlier else None)
+        return watching.judge(gate, measured, self._places[step], len(self.planned), self._before_this(step))
+
+    def _before_this(self, step: int) -> Look | None:
+        """The look that was judged last. What looks at weights that were given up since have used of alpha is used."""
+        looks, place = self.history.looks(step), self._places[step]
+        last = looks[-1] if looks else None
+        used = max((other for other in self.history.abandoned if other < place), default=-1)
+        if used <= (last.place if last else -1):
+            return last
+        return replace(last, place=used) if last else Look(used, {})
 
     def _decide(self, points: list[Point]) -> Decision:
         gate = self.settings.gate
@@ -343,14 +374,16 @@ class Evaluator:
 
 
 class History:
-    """evaluation.jsonl: a line when an evaluation begins, and one when it ended.
+    """evaluation.jsonl: a line when an evaluation begins, one when it ended, and one when training gave up its weights
+    for earlier ones (a roll-back, after which steps are counted on).
 
-    Where a step begins that is not beyond those before it, training has gone back (after a spike, or from an earlier
-    state), and what was measured from there on no longer counts.
+    Where a step begins that is not beyond those before it, training was started from an earlier state, and what was
+    measured from there on no longer counts.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.abandoned: set[int] = set()  # places of the gate's looks at weights that were given up
         self.points: dict[int, Point] = {}
         self._begun: dict[int, Job] = {}
         for line in path.read_text("utf-8").splitlines() if path.exists() else []:
@@ -374,6 +407,14 @@ class History:
         """Note what came out."""
         self._write(vars(point) | {"event": "ended", "look": point.look.to_row() if point.look else None})
 
+    def forget(self, after: int) -> list[Job]:
+        """Note that training goes on with the weights of step `after`: nothing of later steps counts any more. What
+        had begun of them."""
+        dropped = [job for step, job in sorted(self._begun.items()) if step > after]
+        if dropped:
+            self._write({"event": "forgotten", "step": after})
+        return dropped
+
     def fingerprint(self, step: int) -> str | None:
         """Of the weights that were evaluated at a step, as their card has it."""
         return self._begun[step].fingerprint if step in self._begun else None
@@ -395,13 +436,19 @@ class History:
         step, event = int(row["step"]), row.pop("event")
         if event == "begun":
             job = Job(**row | {"folder": Path(row["folder"])})
-            later = [at for at in self._begun if at >= step] if step else [0]
-            for at in later:
-                self._begun.pop(at, None)
-                self.points.pop(at, None)
+            self._drop([at for at in self._begun if at >= step] if step else [0])
             self._begun[step] = job
+        elif event == "forgotten":
+            later = [at for at in self._begun if at > step]
+            self.abandoned |= {look.place for at in later if at in self.points and (look := self.points[at].look)}
+            self._drop(later)
         elif step in self._begun:
             self.points[step] = Point(**row | {"look": Look.from_row(row["look"]) if row["look"] else None})
+
+    def _drop(self, steps: list[int]) -> None:
+        for step in steps:
+            self._begun.pop(step, None)
+            self.points.pop(step, None)
 
 
 def _ends_line(file: Any) -> bool:
@@ -415,38 +462,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-# --- no trace ---------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """What happens inside leaves the training as it was: random numbers of Python, numpy and torch (all devices),
-    gradients, default dtype, determinism, threads, transformers' loudness."""
-    import numpy as np
-    import torch
-    from transformers.utils import logging
-
-    loud = logging.get_verbosity()
-    numbers = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    gradients, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
-    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    try:
-        torch.use_deterministic_algorithms(False)  # an evaluation needs no backward pass, and may have no such kernel
-        yield
-    finally:
-        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(gradients)
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
-        torch.set_rng_state(numbers[2])
-        np.random.set_state(numbers[1])
-        random.setstate(numbers[0])
-        logging.set_verbosity(loud)
 
 
 def _reason(error: Exception) -> str:

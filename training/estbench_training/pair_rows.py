@@ -14,7 +14,7 @@ from typing import Any
 
 from estbench.errors import ConfigError, DataError
 from estbench_training.kinds import is_path
-from estbench_training.rows import messages_of, read_raw, rows_file
+from estbench_training.rows import keys_of, messages_of, read_raw, rows_file
 from estbench_training.scorers import Message, Prompt
 
 
@@ -61,6 +61,7 @@ class ExistingSettings:
     least: float = 1.0  # of the preference, whatever its sign: weaker ones are left out
     where: Mapping[str, str] = field(default_factory=dict)  # only rows with these values: {language: english}
     licence: str | None = None
+    url: str | None = None
     limit: int | None = None
 
     def __post_init__(self) -> None:
@@ -75,8 +76,9 @@ def read_prompts(path: Path, text: str, source: str) -> Iterator[Prompt]:
 
     DataError, with its place, for a row that has neither.
     """
-    for place, row in enumerate(read_raw(path), 1):
-        where = f"{rows_file(path)}, row {place}"
+    file = rows_file(path)
+    for place, row in enumerate(read_raw(file), 1):
+        where = f"{file}, row {place}"
         messages = row.get("messages")
         if messages is None and isinstance(row.get(text), list):
             messages = row[text]
@@ -132,7 +134,7 @@ def _sides(settings: ExistingSettings, row: Mapping[str, Any], where: str) -> tu
         names = (settings.first, settings.second) if value < 0 else (settings.second, settings.first)
     missing = next((name for name in names if row.get(name) is None), None)
     if missing is not None:
-        raise DataError(f"{where} has no {missing!r}; it has {', '.join(row)}.")
+        raise DataError(f"{where} has no {missing!r}; it has {keys_of(row)}.")
     return row[names[0]], row[names[1]]
 
 
@@ -142,7 +144,7 @@ def _conversation(
     """(prompt, chosen text, rejected text); sides may be texts, last messages, or whole conversations."""
     before = row.get(column) if column is not None else []
     if before is None:
-        raise DataError(f"{where} has no {column!r}; it has {', '.join(row)}.")
+        raise DataError(f"{where} has no {column!r}; it has {keys_of(row)}.")
     prompt = [{"role": "user", "content": before}] if isinstance(before, str) else list(before)
     ends = []
     for side in sides:

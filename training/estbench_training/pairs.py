@@ -29,7 +29,9 @@ from estbench.errors import ConfigError, DataError, EngineError, ModelError
 from estbench.runs import atomic, write_json
 from estbench_training.kinds import Context, Kind, Say, StageSettings, is_path
 from estbench_training.pair_rows import ExistingSettings, Pair, existing, read_prompts
-from estbench_training.rows import ROWS
+from estbench_training.prepare.settings import DecontaminateSettings
+from estbench_training.provenance import Known, Provenance, of_folder
+from estbench_training.rows import MANIFEST, ROWS
 from estbench_training.scorers import (
     JudgeScorer,
     JudgeSettings,
@@ -37,14 +39,18 @@ from estbench_training.scorers import (
     RuleScorer,
     Scorer,
     TaskScorer,
+    located,
+    outside,
     same_prompt,
     with_system,
 )
+from estbench_training.sieve import REASON, Choice, Sieve, text_of
 
 if TYPE_CHECKING:
     from estbench.engines.base import Generated
+    from estbench_training.recipe import Recipe
 
-MANIFEST = "manifest.json"
+SCHEMA = 2  # of the manifest
 SEEDS = 2**31 - 1  # seeds of sampling are below it
 
 
@@ -114,6 +120,7 @@ class PairSettings(StageSettings):
     missing: float = 0.1  # share of scores that may be missing (failed calls, no verdict); more is an error
     gap: float = 0.25  # least difference of the two scores, which lie between 0 and 1 (a judge's grade is 0.25)
     existing: Mapping[str, ExistingSettings] = field(default_factory=dict)  # by the name of the source
+    decontaminate: Choice = field(default_factory=DecontaminateSettings)  # of files: pairs of others, prompts
 
     def __post_init__(self) -> None:
         if self.prompts is None and not self.existing:
@@ -135,6 +142,10 @@ class PairSettings(StageSettings):
         rows = self.prompts.rows if self.prompts else None
         own = (rows,) if rows is not None and is_path(rows) else ()
         return (*own, *(one.path for one in self.existing.values()))
+
+    def outside(self, recipe: Recipe) -> Mapping[str, str]:
+        judge = self.score.judge if self.score else None
+        return outside(located(judge, recipe.path)) if judge is not None else {}
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
@@ -270,15 +281,18 @@ def drawn(prompts: Sequence[Prompt], limit: int | None, seed: int) -> list[Promp
 def run(settings: PairSettings, context: Context) -> None:
     """Make the pairs, and say what became of every prompt."""
     pairs: list[Pair] = []
-    manifest: dict[str, Any] = {"schema": 1, "seed": context.seed, "gap": settings.gap}
+    manifest: dict[str, Any] = {"schema": SCHEMA, "seed": context.seed, "gap": settings.gap}
+    sieve = Sieve(settings.decontaminate, context)
     for source, given in settings.existing.items():
-        found, why = existing(given, context.path(given.path), source)
+        read, why = existing(given, context.path(given.path), source)
+        found = list(sieve.keep(read, lambda one: text_of([*one.prompt, *_said(one.chosen, one.rejected)])))
+        why += Counter({REASON: len(read) - len(found)})
         pairs += found
-        entry = {"pairs": len(found), "left_out": dict(why), "licence": given.licence}
+        entry = {"pairs": len(found), "left_out": dict(why), "licence": given.licence, "url": given.url}
         manifest.setdefault("existing", {})[source] = entry
         context.say(f"{source}: {len(found):,} pairs{_in_words(why)}.")
     if settings.prompts is not None:
-        made, manifest["on_policy"] = _on_policy(settings, settings.prompts, context)
+        made, manifest["on_policy"] = _on_policy(settings, settings.prompts, context, sieve)
         pairs += made
     unique = {(same_prompt(one.prompt), one.chosen.strip(), one.rejected.strip()): one for one in reversed(pairs)}
     kept = list(unique.values())[::-1]
@@ -286,16 +300,40 @@ def run(settings: PairSettings, context: Context) -> None:
     if not kept:
         raise DataError(f"Stage {context.stage.name!r} made no pair{_in_words(_reasons(manifest))}.")
     context.say(_length_words(manifest["lengths"]))
-    write_rows(context.folder / ROWS, (one.row() for one in kept))
-    write_json(context.folder / MANIFEST, manifest)
+    manifest |= {"sha256": write_rows(context.folder / ROWS, (one.row() for one in kept)), "files": sieve.row()}
+    write_json(context.folder / MANIFEST, manifest | _provenance(settings, context, kept, sieve).row())
 
 
-def _on_policy(settings: PairSettings, asked: PromptSettings, context: Context) -> tuple[list[Pair], dict[str, Any]]:
+def _provenance(settings: PairSettings, context: Context, kept: Iterable[Pair], sieve: Sieve) -> Provenance:
+    """Licences of the pairs' sources, and how tests were kept out of the pairs of others and of the prompts. Prompts of a
+    task are held against the task's own tests only, which is said as not decontaminated."""
+    sources = {one.source: Known() for one in kept}
+    parts = []
+    rows = settings.prompts.rows if settings.prompts else None
+    if rows is not None and (path := context.source(rows)).is_dir():
+        before = of_folder(path)
+        sources |= {name: known for name, known in before.sources.items() if name in sources}
+        parts += before.decontaminated
+    elif settings.prompts is not None and settings.prompts.task is not None:
+        parts.append(None)
+    sources |= {name: Known(one.licence, one.url) for name, one in settings.existing.items() if name in sources}
+    if settings.existing or (rows is not None and not context.source(rows).is_dir()):
+        parts.append(sieve.result)
+    return Provenance(sources, tuple(parts))
+
+
+def _said(*answers: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text} for text in answers]
+
+
+def _on_policy(
+    settings: PairSettings, asked: PromptSettings, context: Context, sieve: Sieve
+) -> tuple[list[Pair], dict[str, Any]]:
     """Pairs of the model's own answers, and the manifest's entry."""
     assert settings.score is not None
     task = TaskScorer(asked.task, asked.split) if asked.task is not None else None
     scorer = _scorer(settings.score, task, context)  # what can't be is found before anything is sampled
-    found, repeated = distinct(task.prompts() if task else _rows(asked, context))
+    found, repeated = distinct(task.prompts() if task else _rows(asked, context, sieve))
     prompts = [with_system(one, asked.system) for one in drawn(found, asked.limit, context.seed)]
     if not prompts:
         raise DataError(f"Stage {context.stage.name!r} has no prompts: {asked.rows or asked.task} is empty.")
@@ -329,7 +367,7 @@ def _on_policy(settings: PairSettings, asked: PromptSettings, context: Context) 
 
 def _scorer(settings: ScoreSettings, task: TaskScorer | None, context: Context) -> Scorer:
     if settings.judge is not None:
-        return JudgeScorer(settings.judge, str(context.start))
+        return JudgeScorer(located(settings.judge, context.path), str(context.start))
     assert settings.rule is not None
     if settings.rule == "task":
         assert task is not None
@@ -337,11 +375,12 @@ def _scorer(settings: ScoreSettings, task: TaskScorer | None, context: Context) 
     return RuleScorer(settings.rule)
 
 
-def _rows(asked: PromptSettings, context: Context) -> Iterator[Prompt]:
+def _rows(asked: PromptSettings, context: Context, sieve: Sieve) -> Iterator[Prompt]:
     assert asked.rows is not None
     path = context.source(asked.rows)
     source = path.stem if is_path(asked.rows) else asked.rows
-    return read_prompts(path, asked.field, source)
+    found = read_prompts(path, asked.field, source)
+    return found if path.is_dir() else sieve.keep(found, lambda prompt: text_of(prompt.messages))
 
 
 def lengths(pairs: Sequence[Pair]) -> dict[str, float]:
@@ -377,10 +416,15 @@ def _mean(values: Sequence[float]) -> float | None:
     return round(sum(values) / len(values), 6) if values else None
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines, whole or not at all."""
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write JSON lines, whole or not at all; their SHA-256."""
+    digest = hashlib.sha256()
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        for row in rows:
+            line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+            digest.update(line)
+            file.write(line)
+    return digest.hexdigest()
 
 
-PAIRS = Kind("pairs", PairSettings, run)
+PAIRS = Kind("pairs", PairSettings, run, version=2)

@@ -47,6 +47,12 @@ class EncodedPair:
     prompt: tuple[int, ...]
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
+    source: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of both sides, each with the prompt."""
+        return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
 
     @property
     def length(self) -> int:
@@ -69,13 +75,13 @@ def encode(
         sides = [[*row["prompt"], *row[side]] for row in batch for side in ("chosen", "rejected")]
         found = chat.encode(sides, "last")
         for place, row in enumerate(batch):
-            name = str(row.get("id") or row["where"])
+            name = repr(str(row["id"])) if row.get("id") else str(row["where"])
             if bad := _bad(chat, row):
                 if bad_rows == "error":
                     raise DataError(f"Pair {name}: {bad}: correct the row, or say bad_rows: drop.")
                 counts[bad] += 1
                 continue
-            pair = _pair(name, found[2 * place], found[2 * place + 1])
+            pair = _pair(name, found[2 * place], found[2 * place + 1], str(row.get("source") or ""))
             if pair.chosen == pair.rejected:
                 counts["both sides equal"] += 1
                 continue
@@ -103,7 +109,7 @@ def _bad(chat: Chat, row: Mapping[str, Any]) -> str:
     return "" if row["chosen"][-1]["content"].strip() else "its chosen answer is empty"
 
 
-def _pair(name: str, chosen: Any, rejected: Any) -> EncodedPair:
+def _pair(name: str, chosen: Any, rejected: Any, source: str) -> EncodedPair:
     """A pair of two encoded conversations, each cut behind the last token that is learnt."""
     prompts, answers = [], []
     for side in (chosen, rejected):
@@ -114,7 +120,7 @@ def _pair(name: str, chosen: Any, rejected: Any) -> EncodedPair:
         answers.append(tuple(side.ids[learnt[0] : learnt[-1] + 1]))
     if prompts[0] != prompts[1]:
         raise DataError(f"Pair {name}: the template renders its prompt in two ways, by what is answered.")
-    return EncodedPair(name, prompts[0], answers[0], answers[1])
+    return EncodedPair(name, prompts[0], answers[0], answers[1], source)
 
 
 def _cut(pair: EncodedPair, most: int) -> EncodedPair:

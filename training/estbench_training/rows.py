@@ -7,8 +7,9 @@
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}], "source": "…", "id": "…"}
     {"prompt": [messages], "chosen": [message], "rejected": [message], "source": "…"}
 
-A path is a JSONL file (.gz and .zst, too), a Parquet file, or the folder of a stage that made rows.jsonl. Further keys
-are let pass. A conversation is an optional system message, then user and assistant in turn.
+A path is a JSONL file (.gz and .zst, too), a Parquet file, or the folder of a stage that made rows.jsonl, whose
+SHA-256 has to be that of its manifest.json. Further keys are let pass. A conversation is an optional system message,
+then user and assistant in turn.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from estbench import identity
 from estbench.errors import DataError
 
-ROWS = "rows.jsonl"  # what a stage that makes rows leaves
+ROWS, MANIFEST = "rows.jsonl", "manifest.json"  # what a stage that makes rows leaves
 ROLES = ("system", "user", "assistant")
 BATCH = 256  # rows of Parquet that are read at once
 
@@ -41,8 +43,30 @@ class Row:
 
 
 def rows_file(path: Path) -> Path:
-    """The file of a path that may be a stage's folder."""
-    return path / ROWS if path.is_dir() else path
+    """The file of a path that may be a stage's folder; DataError if it is not the file that the stage made."""
+    if path.is_dir():
+        manifest_of(path)
+        return path / ROWS
+    return path
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of a stage that made rows; DataError where it is none, or where rows.jsonl is not the file that it
+    tells the SHA-256 of. A file that was read before and has not been touched since is not read again."""
+    manifest, file = folder / MANIFEST, folder / ROWS
+    try:
+        row = json.loads(manifest.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"{manifest} can't be read ({reason}): run its stage again, or name a file of rows.") from None
+    expected = row.get("sha256") if isinstance(row, dict) else None
+    if not isinstance(expected, str):
+        raise DataError(f"{manifest} lacks the sha256 of {ROWS}: run its stage again.")
+    with read_errors(file):
+        found, _ = identity.FileHashes().of([file])[file]
+    if found != expected:
+        raise DataError(f"{file} changed since it was made (sha256): copy it again, or run its stage again.")
+    return dict(row)
 
 
 def read_raw(path: Path) -> Iterator[dict[str, Any]]:
@@ -79,7 +103,7 @@ def messages_of(row: Mapping[str, Any], name: str, where: str, *, alone: bool = 
     """The messages in a field, with role and content only. alone: it is a part of a conversation."""
     found = row.get(name)
     if found is None:
-        raise DataError(f"{where} lacks {name!r}; it has {', '.join(map(str, row)) or 'nothing'}.")
+        raise DataError(f"{where} lacks {name!r}; it has {keys_of(row)}.")
     if not isinstance(found, list) or not found:
         raise DataError(f"{where}: {name!r} has to be a list of messages.")
     made = [_message(message, f"{where}, {name}[{place}]") for place, message in enumerate(found)]
@@ -113,6 +137,11 @@ def check_conversation(messages: Sequence[Mapping[str, str]], where: str) -> Non
             )
     if not turns:
         raise DataError(f"{where} has no message of the user.")
+
+
+def keys_of(row: Mapping[str, Any]) -> str:
+    """A row's keys, for a complaint: as Python writes them, since they may hold what moves a terminal's cursor."""
+    return ", ".join(map(repr, row)) or "nothing"
 
 
 def _text(row: Mapping[str, Any], name: str, default: str = "") -> str:

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from estbench.checkpoint import Checkpoint
 from estbench.errors import ConfigError, DataError, TaskError, did_you_mean
+from estbench.verbs import part
 from estbench_training.kinds import Say
 
 if TYPE_CHECKING:
@@ -117,9 +121,14 @@ class RuleScorer:
         try:
             return self.rule({"prompt": prompt.messages[-1]["content"], **prompt.row}, text)
         except KeyError as error:
-            raise DataError(f"Row {prompt.id}: the rule {self.name!r} needs the field {error}.") from None
+            raise DataError(f"Row {prompt.id!r}: the rule {self.name!r} needs the field {error}.") from None
         except TaskError as error:
-            raise DataError(f"Row {prompt.id}: {error}") from None
+            raise DataError(f"Row {prompt.id!r}: {error}") from None
+        except (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+            raise DataError(
+                f"Row {prompt.id!r}: the rule {self.name!r} can't use its fields ({type(error).__name__}: "
+                f"{' '.join(str(error).split())!r})."
+            ) from None
 
     def report(self) -> dict[str, Any]:
         return {"rule": self.name}
@@ -263,6 +272,40 @@ class JudgeSettings:
             raise ConfigError(f"temperature: {self.temperature} is below 0.")
 
 
+def located(settings: JudgeSettings, path: Callable[[str], Path]) -> JudgeSettings:
+    """The settings with files and checkpoints of the recipe's folder by their whole paths. path: `Recipe.path`."""
+
+    def place(word: str) -> str:
+        return str(path(word)) if path(word).exists() else word
+
+    words = [word.strip() for word in settings.judge.split(",") if word.strip()]
+    rubric = place(settings.rubric) if settings.rubric.endswith((".yaml", ".yml")) else settings.rubric
+    return dataclasses.replace(settings, judge=",".join(map(place, words)), rubric=rubric)
+
+
+def outside(settings: JudgeSettings) -> dict[str, str]:
+    """Hashes of what the verdicts depend on and the settings only name: the rubric's text and what every judge is told,
+    a panel's file, the weights of judges that lie on this machine. ConfigError for a file that isn't there."""
+    from estbench import identity
+    from estbench.config import read_yaml
+
+    rubrics = part("estbench_judges.rubrics", "judge")
+    found = {f"rubric {settings.rubric}": identity.digest([rubrics.load(settings.rubric).hash, rubrics.frame().hash])}
+    models = []
+    for word in filter(None, map(str.strip, settings.judge.split(","))):
+        if word.endswith((".yaml", ".yml")):
+            panel = read_yaml(Path(word).expanduser(), f"judge: {word}")
+            found[f"panel {word}"] = identity.digest(json.dumps(panel, sort_keys=True, default=str))
+            rows = panel.get("judges") if isinstance(panel, dict) else None
+            models += [str(row.get("model")) for row in rows or () if isinstance(row, dict) and not row.get("url")]
+        else:
+            models.append(word)
+    for model in models:
+        if (folder := Path(model).expanduser()).is_dir():
+            found[f"judge {model}"] = identity.digest(Checkpoint(folder, model).fingerprint())
+    return found
+
+
 class JudgeScorer:
     """Ratings of single answers (pointwise), or the share of games won against the prompt's other answers (pairwise).
 
@@ -341,7 +384,7 @@ class JudgeScorer:
         before = [one["content"] for one in prompt.messages if one["role"] == "assistant"]
         reference = prompt.row.get("reference")
         if self.rubric.needs == "reference" and not reference:
-            raise DataError(f"Row {prompt.id}: the rubric {self.rubric.name} needs the field 'reference'.")
+            raise DataError(f"Row {prompt.id!r}: the rubric {self.rubric.name} needs the field 'reference'.")
         return Item(
             task=prompt.source,
             doc=prompt.id,

@@ -15,28 +15,24 @@ or kernel with which conversations would see each other. The loss of a step is t
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
-import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from estbench.errors import ConfigError, EngineError, ModelError
-from estbench_training import tuning
+from estbench.errors import ConfigError, ModelError
+from estbench_training import templates, tuning
 from estbench_training.cpt import schedule as schedules
-from estbench_training.cpt.logs import Log, Record, read
+from estbench_training.cpt.logs import Record
 from estbench_training.cpt.settings import Logging, Lora, Optimizer, Precision, Save
 from estbench_training.evaluation import EvaluateSettings
 from estbench_training.kinds import Context, Kind, StageSettings, is_path
+from estbench_training.prepare.settings import DecontaminateSettings
+from estbench_training.sieve import Choice
 from estbench_training.templates import LossOn, check_name
-from estbench_training.trainer_state import is_sharded, last_whole, mark_whole
+from estbench_training.tuned import SoFar, Tuned, common
 
 if TYPE_CHECKING:
-    from estbench_training.evaluation import Decision
+    from estbench_training.recipe import Recipe
     from estbench_training.sft_data import Prepared
     from estbench_training.templates import Chat
 
@@ -69,6 +65,7 @@ class SftSettings(StageSettings):
     bad_rows: Literal["error", "drop"] = "error"  # of which nothing is learnt, or with control tokens in the text
     packing: bool = True
     replay: Replay | None = None
+    decontaminate: Choice = field(default_factory=DecontaminateSettings)  # of files; stages that make rows have looked already
     limit: int | None = None  # only so many conversations, the first ones
     epochs: float = 2.0
     steps: int | None = None  # instead of epochs
@@ -141,6 +138,9 @@ class SftSettings(StageSettings):
         own += [self.template] if self.template.endswith(".jinja") else []
         return tuple(name for name in own if is_path(name) or name.endswith(".jinja"))
 
+    def outside(self, recipe: Recipe) -> Mapping[str, str]:
+        return templates.digests(self.template)
+
 
 def run(settings: SftSettings, context: Context) -> None:
     """Train, and leave the model. An interrupted stage goes on from its last whole checkpoint."""
@@ -190,33 +190,21 @@ def in_words(settings: SftSettings, report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-class Training:
-    """One training: the model, TRL's trainer, what is kept on the way and what comes out."""
+class Training(Tuned):
+    """SFT by TRL's SFTTrainer."""
+
+    STAGE = "sft"
+    settings: SftSettings
 
     def __init__(self, settings: SftSettings, context: Context, chat: Chat, data: Prepared) -> None:
-        from estbench.checkpoint import find
-        from estbench_training.templates import install
-
-        self.settings, self.context, self.chat, self.data = settings, context, chat, data
-        self.main = int(os.environ.get("RANK", "0")) == 0
-        self.checkpoint = find(str(context.start))
-        self.model = tuning.load(settings, context.start)
-        longest = self.checkpoint.max_length
-        if longest is not None and settings.max_length > longest:
-            raise ConfigError(f"max_length: {settings.max_length:,} is more than the model's {longest:,} positions.")
-        install(chat, self.model, context.say)
+        self.data = data
+        super().__init__(settings, context, chat, data.report["sequences"])
         if settings.lora is not None and chat.name != "own":
             context.say(
                 "With lora neither embeddings nor output layer are learnt: the base has to know the template's tokens."
             )
-        per_epoch = math.ceil(data.report["sequences"] / settings.batch)
-        self.steps = settings.steps or max(1, round(settings.epochs * per_epoch))
-        last = last_whole(context.folder / tuning.RESUME, clean=self.main)
-        self.last = str(last) if last else None
-        self.resumed = int(last.name.rpartition("-")[2]) if last else 0
-        self.trainer = self._trainer()
 
-    def _trainer(self) -> Any:
+    def make_trainer(self) -> Any:
         from trl.trainer.sft_config import SFTConfig
         from trl.trainer.sft_trainer import SFTTrainer
 
@@ -238,54 +226,14 @@ class Training:
                 peft_config=tuning.lora_config(settings.lora),
             )
 
-    def train(self) -> None:
-        """Train from the start, or from the last whole checkpoint."""
-        from estbench.engines.memory import is_out_of_memory
-        from estbench_training.cpt import loop
-
-        if self.resumed:
-            self.context.say(f"{self.context.stage.name}: goes on from step {self.resumed:,} of {self.steps:,}.")
-        with self._log() as written, loop.Stopping() as stopping, contextlib.closing(Looks(self, written)) as looks:
-            before = read(self.context.folder / "log.jsonl") if self.main else []
-            self.trainer.add_callback(_callback(self, written, looks, before))
-            self.trainer.add_callback(tuning.ending(stopping))
-            try:
-                self.trainer.train(resume_from_checkpoint=self.last)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise EngineError(
-                    "Out of memory: lower micro_batch, shorten max_length, say activation_checkpointing: true, lora: "
-                    "or shard: full (several GPUs). The last checkpoint is intact."
-                ) from None
-            if stopping.asked and not looks.ended and self.trainer.state.global_step < self.steps:
-                raise loop.StopForRequeue
-
-    def _log(self) -> Log:
-        settings = self.settings.logging
-        return Log(
-            self.context.folder,
-            steps=self.steps,
-            resumed=self.resumed,
-            every=settings.every,
-            tensorboard=settings.tensorboard,
-            main=self.main,
-            name=self.context.stage.name,
-            say=self.context.say,
-        )
-
-    def self_test(self, model: Any) -> None:
+    def begin(self, model: Any) -> None:
         """ModelError if packed conversations see each other, or parameters that should be sharded aren't."""
         import torch
 
         from estbench_training.packing import self_test
 
+        self.check_sharded(model)
         settings = self.settings
-        if settings.shard == "full" and not is_sharded(model):
-            raise ModelError(
-                "shard: full was asked for, and the parameters are not sharded (accelerate does that under torchrun): "
-                "leave it out."
-            )
         if not settings.packing:
             return
         device = next(model.parameters()).device
@@ -296,55 +244,11 @@ class Training:
                 complaint = str(error).replace("kernels.attention", "attention")
                 raise ModelError(f"{complaint} Or say packing: false.") from None
 
-    def export(self) -> None:
-        """The model, in the dtype that it had; the state to go on from is removed."""
-        self.write(self.context.model_folder)
-        if self.main:
-            with contextlib.suppress(ImportError):  # matplotlib
-                from estbench_training.cpt.plots import curves
+    def record(self, step: int, logs: Mapping[str, Any], so_far: SoFar) -> SftRecord:
+        return SftRecord(**common(step, logs, so_far), accuracy=logs.get("mean_token_accuracy"))
 
-                curves(self.context.folder, self.context.model_name)
-            shutil.rmtree(self.context.folder / tuning.RESUME, ignore_errors=True)
-
-    def write(self, place: Path, step: int | None = None) -> None:
-        """Write a checkpoint with its card; step: it is one on the way."""
-        config = self.checkpoint.config
-        tuning.write_model(
-            self.trainer,
-            self.chat,
-            place,
-            str(config.get("dtype") or config.get("torch_dtype") or "float32"),
-            lambda folder: self._card(folder, step),
-            merge=self.settings.lora is not None,
-            main=self.main,
-        )
-
-    def _card(self, folder: Path, step: int | None) -> None:
-        from estbench.cards import Source
-        from estbench_training import card
-
-        rows = [row for row in read(self.context.folder / "log.jsonl") if row["kind"] == "step"]
-        last = rows[-1] if rows else {}
-        tokens, seconds = last.get("tokens"), last.get("seconds")
-        total = self.data.report["tokens"]
-        facts = card.CardFacts(
-            kind="chat",
-            stage="sft",
-            final=step is None,
-            tokens=tokens,
-            step=self.trainer.state.global_step,
-            steps_planned=self.steps,
-            data=tuple(
-                Source(name, tokens=round(tokens * count / total) if tokens else None, share=round(count / total, 4))
-                for name, count in self.data.report["sources"].items()
-            ),
-            hours=seconds / 3600 if seconds is not None else None,
-            precision=self.settings.precision,
-        )
-        card.write(self.context, folder, facts)
-
-
-# --- what is kept on the way ------------------------------------------------------------------------------------------
+    def report(self) -> Mapping[str, Any]:
+        return self.data.report
 
 
 @dataclass(frozen=True)
@@ -352,102 +256,6 @@ class SftRecord(Record):
     """A step of SFT as it is written down."""
 
     accuracy: float | None = None  # share of the learnt tokens that are the likeliest
-
-
-class Looks:
-    """Evaluations on the way, where they are due. All processes call it after each step."""
-
-    def __init__(self, training: Training, log: Log) -> None:
-        from estbench_training.evaluation import Evaluator
-
-        self._training, self._log = training, log
-        evaluate = training.settings.evaluate
-        self._evaluator = Evaluator(evaluate, training.context, training.steps) if evaluate else None
-        self.ended = False  # the gate ended the training
-
-    def __call__(self, step: int, tokens: int) -> bool:
-        """Whether the training is to end here."""
-        if self._evaluator is None or not self._evaluator.due(step):
-            return False
-        place = self._training.context.folder / "checkpoints" / f"step-{step:06d}"
-        self._training.write(place, step)
-        self.ended = tuning.agreed(self._training.main and self._evaluate(place, step, tokens), any)
-        if self._training.main:
-            shutil.rmtree(place, ignore_errors=True)
-        return self.ended
-
-    def _evaluate(self, place: Path, step: int, tokens: int) -> bool:
-        assert self._evaluator is not None
-        decision = self._evaluator(place, step, tokens)
-        self._note(decision)
-        if decision.stop:
-            self._note(self._evaluator.finish())
-        return decision.stop
-
-    def _note(self, decision: Decision) -> None:
-        for point in decision.points:
-            self._log.evaluation(point.step, point.tokens or 0, point.scores)
-        if decision.reason:
-            self._training.context.say(decision.reason)
-
-    def close(self) -> None:
-        """End what is evaluated in the background; it is taken up again when the training goes on."""
-        if self._evaluator is not None:
-            self._evaluator.close()
-
-
-def _callback(training: Training, log: Log, looks: Looks, before: Sequence[Mapping[str, Any]]) -> Any:
-    """Tests the start, writes a line for each step, looks, marks checkpoints that are whole."""
-    from transformers import TrainerCallback
-
-    earlier: Mapping[str, Any] = next((row for row in reversed(before) if row["kind"] == "step"), {})
-    seen, spent = int(earlier.get("tokens") or 0), float(earlier.get("seconds") or 0.0)
-
-    class Watch(TrainerCallback):
-        begun = 0.0
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            training.self_test(model)
-            self.begun = time.monotonic()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if not logs or "loss" not in logs:
-                return
-            record = _record(state.global_step, logs, seen, spent, time.monotonic() - self.begun)
-            log.write(record)
-            if looks(record.step, record.tokens):
-                control.should_training_stop = True
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if training.main:
-                mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-    return Watch()
-
-
-def _record(step: int, logs: Mapping[str, Any], seen: int, spent: float, seconds: float) -> SftRecord:
-    """A step as the trainer reports it; EngineError for a loss that is no number.
-
-    Args:
-        step: steps taken.
-        logs: the trainer's numbers, of this attempt.
-        seen: tokens of earlier attempts.
-        spent: seconds of earlier attempts.
-        seconds: of this attempt.
-    """
-    loss, tokens = float(logs["loss"]), int(logs.get("num_tokens") or 0)
-    if not math.isfinite(loss):
-        raise EngineError(f"The loss of step {step:,} is no number: lower rate:, or take precision: fp32.")
-    return SftRecord(
-        step=step,
-        tokens=seen + tokens,
-        loss=loss,
-        rate=float(logs["learning_rate"]),
-        grad_norm=float(logs.get("grad_norm") or 0.0),
-        tokens_per_second=tokens / max(seconds, 1e-9),
-        seconds=spent + seconds,
-        accuracy=logs.get("mean_token_accuracy"),
-    )
 
 
 SFT = Kind("sft", SftSettings, run, makes_model=True, parallel=True)

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 from estbench.errors import ConfigError, DataError
 from estbench.runs import write_json
 from estbench_training.kinds import Context
+from estbench_training.provenance import SHARDS, Known, Provenance, check_shards, of_folder
 from estbench_training.rows import Row, batches, messages_of, read_raw, read_rows
+from estbench_training.sieve import REASON, Sieve, text_of
 from estbench_training.templates import IGNORED, Chat, Encoded
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 FOLDER, REPORT = "data", "data.json"
 AT_ONCE = 256  # rows that are tokenised together
-SHARDS = "shards"
 WAIT = 0.5  # seconds between looks of the ranks that wait for rank 0
 
 
@@ -79,6 +80,7 @@ class _Maker:
         self.counts = Counter[str]()
         self.sources = Counter[str]()  # tokens by source
         self.first: Encoded | None = None
+        self.sieve = Sieve(settings.decontaminate, context)
 
     def run(self) -> dict[str, Any]:
         """Write the sequences; what data.json says."""
@@ -107,6 +109,7 @@ class _Maker:
     def _report(self, kept: int, sequences: int, file: Path) -> dict[str, Any]:
         assert self.first is not None
         counts, read = self.counts, self.counts["tokens"] + self.counts["tokens lost"]
+        counts[f"left {REASON}"] += self.sieve.removed
         return {
             "file": file.name,
             "sequences": sequences,
@@ -115,7 +118,7 @@ class _Maker:
             "conversations": counts["rows"],
             "learnt_tokens": counts["learnt"],
             "split_borders": counts["split"],
-            "left_out": {name[5:]: count for name, count in sorted(counts.items()) if name.startswith("left ")},
+            "left_out": {name[5:]: count for name, count in sorted(counts.items()) if count and name.startswith("left ")},
             "too_long": counts["too long"],
             "lost_tokens": counts["tokens lost"],
             "lost_share": round(counts["tokens lost"] / max(1, read), 6),
@@ -125,6 +128,8 @@ class _Maker:
                 "share": round(counts["replay tokens"] / max(1, kept), 4),
             },
             "sources": dict(self.sources),
+            "files": self.sieve.row(),
+            "provenance": self._provenance().row(),
             "template": self.chat.name,
             "example": {"ids": self.first.ids, "labels": self.first.labels},
         }
@@ -133,13 +138,30 @@ class _Maker:
         left = {name[5:]: count for name, count in self.counts.items() if name.startswith("left ")}
         return f" ({', '.join(f'{count:,} rows: {name}' for name, count in left.items())})" if left else ""
 
+    def _provenance(self) -> Provenance:
+        """What the stages that are read say of their data, and what the sieve has done with that of files."""
+        replay = self.settings.replay
+        places = [(self.context.source(name), None) for name in self.settings.sources]
+        places += [(self.context.source(replay.data), replay.source)] if replay else []
+        known = [of_folder(path, source) for path, source in places if path.is_dir()]
+        sources: dict[str, Known] = {}
+        for one in reversed(known):
+            sources |= one.sources
+        kept = [part for one in known for part in one.decontaminated]
+        return Provenance(sources, (*kept, *([self.sieve.result] if len(known) < len(places) else [])))
+
     # --- conversations ------------------------------------------------------------------------------------------------
 
     def _all(self) -> Iterator[Encoded]:
-        rows = (row for name in self.settings.sources for row in read_rows(self.context.source(name)))
+        rows = (row for name in self.settings.sources for row in self._read(self.context.source(name)))
         yield from self._encoded(itertools.islice(rows, self.settings.limit), "rows", "tokens")
         if self.settings.replay is not None:
             yield from self._replayed(self.counts["tokens"])
+
+    def _read(self, path: Path) -> Iterator[Row]:
+        """The conversations of a stage's folder, or those of a file that hold no part of a test."""
+        rows = read_rows(path)
+        return rows if path.is_dir() else self.sieve.keep(rows, lambda row: text_of(row.messages))
 
     def _encoded(self, rows: Iterable[Row], counted: str, tokens: str) -> Iterator[Encoded]:
         for batch in batches(rows, AT_ONCE):
@@ -240,6 +262,8 @@ class _Maker:
             raise ConfigError(f"replay: {replay.data} has no source {replay.source!r}, only {', '.join(known)}.")
         names = known if replay.source is None else [replay.source]
         expected = tokenizer_hash(self.context.start)
+        for name in names:
+            check_shards(folder / name)
         opened = [Shards.open(folder / name, expected) for name in names]
         ends = [np.cumsum(shards.lengths()) for shards in opened]
         bounds = np.cumsum([0, *(len(end) for end in ends)])
@@ -258,8 +282,8 @@ class _Maker:
         replay = self.settings.replay
         assert replay is not None
         rows = list(enumerate(read_raw(path), 1))
-        for place in np.random.default_rng([self.context.seed, 2]).permutation(len(rows)):
-            number, raw = rows[int(place)]
+        order = (rows[int(place)] for place in np.random.default_rng([self.context.seed, 2]).permutation(len(rows)))
+        for number, raw in order if path.is_dir() else self.sieve.keep(order, self._said):
             where, source = f"{path}:{number}", str(raw.get("source") or path.stem)
             if "messages" in raw:
                 row = Row(tuple(messages_of(raw, "messages", where)), source, "", where)
@@ -271,6 +295,15 @@ class _Maker:
             ids = self._document(text)
             self.sources[source] += len(ids)
             yield Encoded(ids, list(ids))
+
+    def _said(self, numbered: tuple[int, dict[str, Any]]) -> str:
+        """The text of a row that is replayed; one that has none is complained of when it is taken."""
+        _, raw = numbered
+        assert self.settings.replay is not None
+        messages = raw.get("messages")
+        if isinstance(messages, list):
+            return text_of([{"content": str(one.get("content"))} for one in messages if isinstance(one, dict)])
+        return str(raw.get(self.settings.replay.field))
 
     def _document(self, text: str) -> list[int]:
         """A text as pretraining has it: with what the tokenizer puts in front, and the EOS."""

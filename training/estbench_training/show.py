@@ -19,12 +19,19 @@ OPEN, CLOSE = "«", "»"
 LONGEST = 3000  # characters of a run that are shown; the middle of a longer one is left out
 
 
+def visible(text: str) -> str:
+    """The text with escapes in place of what a terminal would obey, or would not show."""
+    return "".join(
+        sign if sign.isprintable() or sign in "\n\t" else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
 def runs(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[tuple[str, bool]]:
     """(text, whether it is learnt) of the runs of tokens, decoded from the ids that the model gets."""
     made = []
     for learnt, places in groupby(range(len(ids)), key=lambda place: labels[place] != IGNORED):
         text = tokenizer.decode([ids[place] for place in places], skip_special_tokens=False)
-        made.append((_shortened(str(text)), learnt))
+        made.append((visible(_shortened(str(text))), learnt))
     return made
 
 

@@ -19,6 +19,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from estbench import identity
 from estbench.errors import ConfigError, DataError, ModelError, did_you_mean
 from estbench.home import project_file
 
@@ -109,13 +110,29 @@ class Chat:
         return made
 
     def control_tokens(self, messages: Sequence[Message]) -> list[str]:
-        """Texts in the messages that would become control tokens, with which what is said could end an answer."""
+        """Texts in the messages that would become control tokens, with which what is said could end an answer.
+
+        Special tokens, those that end an answer, those of any family's format, and those that this template writes
+        around what is said, whether the vocabulary calls them special or not.
+        """
         return sorted({hit for message in messages for hit in self._control.findall(message["content"])})
 
     @cached_property
     def _control(self) -> re.Pattern[str]:
-        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+        added = self.tokenizer.added_tokens_decoder
+        formats, around = set(chain.from_iterable(FAMILIES.values())), self._around()
+        control = {
+            token.content
+            for i, token in added.items()
+            if token.special or i in self.ends or token.content in formats or _is_sign(token.content, around)
+        }
+        return re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)")
+
+    def _around(self) -> str:
+        """What the template writes around what is said."""
+        text, spans = rendered(self.tokenizer, self.template, (USER, ANSWER, USER, ANSWER))
+        pieces = [piece for piece, answer in _pieces(text, spans) if not answer]
+        return "\n".join(pieces).replace(USER["content"].strip(), "\n")
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         plain = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
@@ -152,6 +169,11 @@ class Chat:
                 return parts
             cuts.append(len(before))
         return [whole[a:b] for a, b in pairwise(cuts)]
+
+
+def _is_sign(token: str, around: str) -> bool:
+    """Whether an added token is one of a format's: not white space, not a word of a vocabulary that was enlarged."""
+    return token in around and bool(token.strip()) and not token.strip().isalnum()
 
 
 def _pieces(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[str, bool]]:
@@ -206,7 +228,7 @@ def own_template(tokenizer: Any) -> str | None:
 
 def family_text(tokenizer: Any, family: str) -> str:
     """The template of a family, with a BOS where the tokenizer puts one before every text and the format is silent."""
-    text = project_file(f"training/templates/{family}.jinja").read_text("utf-8")
+    text = _text_of(family)
     bos = tokenizer.bos_token_id
     if family in WITHOUT_BOS and bos is not None and tokenizer("a").input_ids[0] == bos:
         return "{{- bos_token }}\n" + text
@@ -230,6 +252,19 @@ def _same(tokenizer: Any, template: str, ours: str, probe: Sequence[Message], pr
         return probe[0]["role"] == "system"
     text, _ = rendered(tokenizer, ours, probe, generation_prompt=prompt)
     return DATES.sub("DATE", theirs) == DATES.sub("DATE", text)
+
+
+def digests(template: str) -> dict[str, str]:
+    """{"template": hash of the text} of a family; of all families where it is auto. Empty for a .jinja file, which the
+    stage's key has as a file."""
+    if template.endswith(".jinja"):
+        return {}
+    names = FAMILIES if template == "auto" else (template,)
+    return {"template": identity.digest([[name, _text_of(name)] for name in names])}
+
+
+def _text_of(family: str) -> str:
+    return project_file(f"training/templates/{family}.jinja").read_text("utf-8")
 
 
 def check_name(template: str) -> None:

@@ -17,19 +17,24 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from estbench.checkpoint import Checkpoint
 from estbench.errors import ConfigError, MissingPartError, ModelError
 from estbench_training.cpt import schedule as schedules
-from estbench_training.cpt.settings import Lora, Optimizer, Precision, Save
+from estbench_training.cpt.settings import Logging, Optimizer, Precision, Save
+from estbench_training.evaluation import EvaluateSettings
 from estbench_training.kinds import Context
 from estbench_training.trainer_state import in_dtype
 
 if TYPE_CHECKING:
+    from estbench_training.cpt.settings import Lora
     from estbench_training.templates import Chat
 
 PATIENCE = 7 * 86_400  # seconds that processes wait for the one that evaluates or writes
-RESUME = "resume"  # the trainer's own checkpoints, in the stage's folder
+T = TypeVar("T")
+RESUME, ENERGY = "resume", "energy.json"  # the trainer's own checkpoints in the stage's folder; in each, joules so far
+MOST_BETA2 = 0.99  # of bf16_pure: a second moment in bf16, which has 8 bits, takes in no less than 1/256 of a square
 
 
 class TuningSettings(schedules.ScheduleSettings, Protocol):
@@ -42,6 +47,30 @@ class TuningSettings(schedules.ScheduleSettings, Protocol):
     @property
     def micro_batch(self) -> int:
         """Rows that a process computes at once."""
+
+    @property
+    def epochs(self) -> float:
+        """Times that the data is gone through."""
+
+    @property
+    def steps(self) -> int | None:
+        """Instead of epochs."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a sequence."""
+
+    @property
+    def lora(self) -> object | None:
+        """Low-rank adapters, merged at the end."""
+
+    @property
+    def evaluate(self) -> EvaluateSettings | None:
+        """Evaluations on the way."""
+
+    @property
+    def logging(self) -> Logging:
+        """What is written down."""
 
     @property
     def optimizer(self) -> Optimizer:
@@ -77,6 +106,12 @@ def check_batch(settings: TuningSettings) -> None:
         raise ConfigError(f"micro_batch: {settings.micro_batch} doesn't divide the {settings.batch} rows of a step.")
     if settings.save.keep < 2:
         raise ConfigError("save, keep: has to be 2 or more: a checkpoint counts once the next one is whole.")
+    beta2 = settings.optimizer.betas[1]
+    if settings.precision == "bf16_pure" and beta2 > MOST_BETA2:
+        raise ConfigError(
+            f"precision: bf16_pure with beta2 {beta2:g} rounds most updates of the second moment away: say optimizer: "
+            f"{{betas: [0.9, {MOST_BETA2:g}]}} (or less), or precision: bf16."
+        )
 
 
 def quiet() -> None:
@@ -105,7 +140,8 @@ def has_gpu() -> bool:
 
 
 def check_processes(settings: TuningSettings, say: Callable[[str], None]) -> None:
-    """Refuse what accelerate would silently do otherwise, and say how several processes share the work."""
+    """Refuse what accelerate would silently do otherwise, and say how several processes share the work, and what a
+    precision loses."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.shard == "full" and not has_gpu():
         raise ConfigError("shard: full needs GPUs: on a CPU, accelerate would train copies (DDP) and not say so.")
@@ -125,10 +161,67 @@ def check_processes(settings: TuningSettings, say: Callable[[str], None]) -> Non
     if world > 1:
         how = "the model is sharded (FSDP2)" if settings.shard == "full" else "each has a copy of the model (DDP)"
         say(f"{world} processes: {how}.")
+    if settings.precision == "bf16_pure":
+        say(
+            "bf16_pure keeps weights in bf16: updates below 1/512 of a weight are rounded away. precision: bf16 keeps "
+            "them in fp32."
+        )
+
+
+def check_memory(settings: TuningSettings, base: Checkpoint, memory: int | None) -> None:
+    """ConfigError where the processes of a node can't all hold the model before it is sharded: each reads it whole into
+    the CPU's memory. memory: bytes of the node's, None where that isn't known."""
+    local, width = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 2 if settings.precision == "bf16_pure" else 4
+    needed = base.parameters * width * local
+    if settings.shard == "full" and memory is not None and needed > memory:
+        raise ConfigError(
+            f"shard: full: each of the node's {local} processes reads the whole model first, together "
+            f"{needed / 1e9:,.1f} GB of the CPU's memory, and it has {memory / 1e9:,.1f} GB: take fewer processes of "
+            "each node, or lora without shard."
+        )
+
+
+def node_memory() -> int | None:
+    """Bytes of the CPU's memory, as Linux has it; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    kilobytes = next((line.split()[1] for line in lines if line.startswith("MemTotal:")), None)
+    return None if kilobytes is None else int(kilobytes) * 1024
+
+
+class Meter:
+    """What all GPUs have used for a training, earlier attempts included."""
+
+    def __init__(self, last: Path | None = None) -> None:
+        """last: the checkpoint that it goes on from."""
+        self._before: float | None = 0.0
+        if last is not None:
+            self._before = json.loads((last / ENERGY).read_text("utf-8"))["joules"]
+        self._begun = _counter()
+
+    def joules(self) -> float | None:
+        """Until now; None where nothing counts. All processes have to ask."""
+        now = _counter()
+        used = gathered(None if now is None or self._begun is None else now - self._begun)
+        known = [one for one in used if one is not None]
+        return self._before + sum(known) if known and self._before is not None else None
+
+
+def _counter() -> float | None:
+    """Of this node's GPUs, by the first of its processes."""
+    from estbench_training import card
+
+    return card.energy_joules() if os.environ.get("LOCAL_RANK", "0") == "0" else None
 
 
 def load(settings: TuningSettings, path: Path) -> Any:
-    """The model, in the dtype in which its weights are updated; ModelError if it can't be."""
+    """The model, in the dtype in which its weights are updated; ModelError if it can't be.
+
+    Each process reads all of it into the CPU's memory, with shard: full, too: `check_memory`. accelerate's way out
+    (cpu_ram_efficient_loading) leaves zeros in all processes but one until the trainer has sharded the model.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -137,7 +230,7 @@ def load(settings: TuningSettings, path: Path) -> Any:
         return AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
-            attn_implementation=attention(settings.attention),
+            attn_implementation=attention(settings.attention, settings.precision),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -146,15 +239,17 @@ def load(settings: TuningSettings, path: Path) -> Any:
         raise ModelError(f"transformers can't load {path}: {str(error).splitlines()[0]}") from None
 
 
-def attention(asked: str) -> str:
+def attention(asked: str, precision: Precision) -> str:
     """What transformers calls attn_implementation. auto: flash_attention_2 on a GPU where flash-attn is installed (sdpa
-    makes a mask of length × length for packed sequences), else sdpa."""
+    makes a mask of length × length for packed sequences) and computing is in bf16 (it knows no fp32), else sdpa."""
+    if asked == "flash_attention_2" and precision == "fp32":
+        raise ConfigError("attention: flash_attention_2 can't compute in fp32: take sdpa, or precision: bf16.")
     installed = importlib.util.find_spec("flash_attn") is not None
     if asked == "flash_attention_2" and not installed:
         raise MissingPartError("attention: flash_attention_2 needs flash-attn, which isn't installed.")
     if asked != "auto":
         return asked
-    return "flash_attention_2" if installed and has_gpu() else "sdpa"
+    return "flash_attention_2" if installed and precision != "fp32" and has_gpu() else "sdpa"
 
 
 def lora_config(lora: Lora | None) -> Any:
@@ -181,7 +276,9 @@ def common_arguments(settings: TuningSettings, context: Context, steps: int) -> 
     renamed = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
     beta1, beta2 = settings.optimizer.betas
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    sharded: dict[str, Any] = {"fsdp": True, "fsdp_config": {"version": 2}} if settings.shard == "full" else {}
+    # whole tensors in a checkpoint: torch reads those with weights_only, and the sharded format's table with pickle
+    fsdp = {"version": 2, "state_dict_type": "FULL_STATE_DICT"}
+    sharded: dict[str, Any] = {"fsdp": True, "fsdp_config": fsdp} if settings.shard == "full" else {}
     return {
         "output_dir": str(context.folder / RESUME),
         "per_device_train_batch_size": settings.micro_batch,
@@ -291,10 +388,15 @@ def ending(stopping: Any) -> Any:
 
 def agreed(value: bool, rule: Callable[[list[bool]], bool]) -> bool:
     """What all processes make of what each of them says."""
+    return rule(gathered(value))
+
+
+def gathered(value: T) -> list[T]:
+    """What each process says, by rank. All have to call it."""
     from torch import distributed
 
     if not (distributed.is_available() and distributed.is_initialized()):
-        return value
+        return [value]
     said: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(said, value)
-    return rule(said)
+    return said

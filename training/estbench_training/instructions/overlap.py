@@ -20,14 +20,12 @@ CONSTRUCTED = "demo rows ask for nothing that the demo world's tests ask for (es
 
 def tests(settings: InstructionSettings, context: Context) -> Tests | None:
     """The tests' texts; None where nothing is looked for. DataError: the data of a test is not here."""
-    wanted = settings.decontaminate
-    if all(source.demo is not None for source in settings.sources.values()):
+    wanted = settings.looked_for
+    if wanted is None:
+        if any(source.demo is None for source in settings.sources.values()):
+            context.say("Tests' texts stay in the rows where they hold any (decontaminate: none).")
         return None
-    if wanted == "none":
-        context.say("Tests' texts stay in the rows where they hold any (decontaminate: none).")
-        return None
-    data = None if wanted.data is None else Path("samples") if wanted.data == "samples" else context.path(wanted.data)
-    found = decontaminate.collect(wanted, data)
+    found = decontaminate.collect(wanted, wanted.folder(context.recipe))
     if found.missing:
         context.say(f"Not looked for, their data is not here: {', '.join(found.missing)}. The manifest says so.")
     return _with_texts(found, wanted, context)

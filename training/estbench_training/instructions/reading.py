@@ -62,6 +62,24 @@ def commit_of(source: SourceSettings) -> str | None:
     return sources.commit_of(same)
 
 
+def task_key(name: str, split: str | None) -> str:
+    """A hash of a task's file and of the files that hold the rows it gives and those it tests, for the stage's key. They
+    are fetched where they are not here, as a model is; DataError if they can't be."""
+    from estbench import data, identity
+    from estbench.registry import Registry
+
+    card = Registry().task(name)
+    splits = list(dict.fromkeys([*card.splits, *([split] if split else [])]))
+    files: list[Path] = []
+    for ref in data.references([card]):
+        if data.missing(ref, splits):
+            data.load(ref, splits)
+        place = next(place for place in data.places() if set(splits) <= set(data.present_splits(ref, place)))
+        files += [place / ref.folder / file for part in splits for file in ref.files(part)]
+    hashes = identity.FileHashes().of([card.path, *files])
+    return identity.digest([hashes[file][0] for file in (card.path, *files)])
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.is_file() and _ending(file) in ENDINGS)

@@ -6,12 +6,15 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from estbench.errors import ConfigError, did_you_mean
 from estbench_training.instructions import phrasing
 from estbench_training.kinds import StageSettings
 from estbench_training.prepare.settings import DecontaminateSettings, DuplicateSettings, FilterSettings
+
+if TYPE_CHECKING:
+    from estbench_training.recipe import Recipe
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 WHERE = ("path", "aligned", "hub", "task", "demo")
@@ -244,6 +247,22 @@ class InstructionSettings(StageSettings):
     def files(self) -> tuple[str, ...]:
         tests = () if self.decontaminate == "none" else self.decontaminate.texts
         return (*(file for source in self.sources.values() for file in source.files), *tests)
+
+    def outside(self, recipe: Recipe) -> Mapping[str, str]:
+        from estbench_training.instructions import reading
+        from estbench_training.prepare import decontaminate
+
+        tasks = {(source.task, source.split) for source in self.sources.values() if source.task is not None}
+        found = {f"task {name} {split or ''}".rstrip(): reading.task_key(name, split) for name, split in tasks}
+        if (wanted := self.looked_for) is not None:
+            found["tests"] = decontaminate.tests_key(wanted, wanted.folder(recipe))
+        return found
+
+    @property
+    def looked_for(self) -> OverlapSettings | None:
+        """Which tests' texts are looked for; None for none. Rows of the demo world alone are not looked through."""
+        constructed = all(source.demo is not None for source in self.sources.values())
+        return None if constructed or self.decontaminate == "none" else self.decontaminate
 
     def order(self) -> list[str]:
         """The sources in the order in which they keep what several have."""

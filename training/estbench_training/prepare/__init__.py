@@ -11,4 +11,4 @@ from estbench_training.kinds import Kind
 from estbench_training.prepare.settings import PrepareSettings
 from estbench_training.prepare.stage import run
 
-PREPARE = Kind("prepare", PrepareSettings, run)
+PREPARE = Kind("prepare", PrepareSettings, run, needs="tokenizer")

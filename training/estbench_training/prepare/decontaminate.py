@@ -23,6 +23,7 @@ from estbench.contamination.items import Material
 from estbench.contamination.items import collect as collect_items
 from estbench.contamination.scan import OVERLAP
 from estbench.errors import DataError
+from estbench.lock import read_lock
 from estbench.registry import Registry
 from estbench_training.prepare.settings import DecontaminateSettings
 
@@ -74,6 +75,22 @@ class Tests:
                 task.card.name: identity.digest([item.doc_hash for item in task.items]) for task in self.material.tasks
             },
         }
+
+
+def tests_key(settings: DecontaminateSettings, data_dir: Path | None) -> str:
+    """A hash of what would be looked for, for the key of a stage: the tasks, their files, the lock of their data, and
+    whose data is not here. No data is read: a copy that the lock doesn't know may change without notice."""
+    registry = Registry()
+    chosen = registry.tasks.values() if settings.tasks == "all" else registry.select(settings.tasks).tasks
+    locked = read_lock()
+    rows = []
+    for card in sorted(chosen, key=lambda card: card.name):
+        of_card = {
+            key: entry for key, entry in locked.items() if card.dataset and key.startswith(f"{card.dataset[0]}:")
+        }
+        missing = data.missing_of_task(card, data_dir) is not None
+        rows.append([card.name, identity.digest(card.path.read_text("utf-8")), of_card, missing])
+    return identity.digest(rows)
 
 
 def collect(settings: DecontaminateSettings, data_dir: Path | None) -> Tests:

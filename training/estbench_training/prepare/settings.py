@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from estbench.errors import ConfigError, did_you_mean
-from estbench_training.kinds import StageSettings, is_path
+from estbench_training.kinds import StageSettings
 from estbench_training.shards import PART_TOKENS
+
+if TYPE_CHECKING:
+    from estbench_training.recipe import Recipe
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 OWN = "own"  # in filters.languages: the source's own language
@@ -120,6 +124,12 @@ class DecontaminateSettings:
     data: str | None = None
     missing: Literal["stop", "skip"] = "stop"
 
+    def folder(self, recipe: Recipe) -> Path | None:
+        """`data` as the recipe means it."""
+        if self.data is None or self.data == "samples":
+            return None if self.data is None else Path("samples")
+        return recipe.path(self.data)
+
 
 @dataclass(frozen=True)
 class PrepareSettings(StageSettings):
@@ -151,10 +161,26 @@ class PrepareSettings(StageSettings):
             raise ConfigError("part_tokens and workers have to be 1 or more.")
 
     def files(self) -> tuple[str, ...]:
-        paths = [source.path for source in self.sources.values() if source.path is not None]
-        if self.tokenizer is not None and is_path(self.tokenizer) and self.tokenizer.startswith((".", "/", "~")):
-            paths.append(f"{self.tokenizer}/tokenizer*")
-        return tuple(paths)
+        return tuple(source.path for source in self.sources.values() if source.path is not None)
+
+    def outside(self, recipe: Recipe) -> Mapping[str, str]:
+        from estbench_training.prepare import decontaminate
+        from estbench_training.shards import tokenizer_hash
+
+        found = {}
+        if self.tokenizer is not None:
+            found["tokenizer"] = tokenizer_hash(self.tokenizer_folder(recipe))
+        if isinstance(self.decontaminate, DecontaminateSettings):
+            found["tests"] = decontaminate.tests_key(self.decontaminate, self.decontaminate.folder(recipe))
+        return found
+
+    def tokenizer_folder(self, recipe: Recipe) -> Path:
+        """The folder of the tokenizer that is named."""
+        from estbench_training.stages import from_outside
+
+        assert self.tokenizer is not None
+        inside = recipe.path(self.tokenizer)
+        return inside if inside.is_dir() else from_outside(recipe, self.tokenizer, lambda line: None).path
 
     def order(self) -> list[str]:
         """The sources in the order in which they keep what several have."""

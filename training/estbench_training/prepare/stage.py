@@ -87,14 +87,9 @@ def _begun(settings: PrepareSettings, context: Context) -> Work:
 
 def _tokenizer(settings: PrepareSettings, context: Context) -> tuple[Path, str]:
     """(folder, what the recipe calls it)."""
-    from estbench_training.stages import from_outside
-
     if settings.tokenizer is None:
         return context.start, str(context.recipe.model_before(context.stage))
-    inside = context.path(settings.tokenizer)
-    if inside.is_dir():
-        return inside, settings.tokenizer
-    return from_outside(context.recipe, settings.tokenizer, context.say).path, settings.tokenizer
+    return settings.tokenizer_folder(context.recipe), settings.tokenizer
 
 
 def _tests(settings: PrepareSettings, context: Context) -> decontaminate.Tests | None:
@@ -102,8 +97,7 @@ def _tests(settings: PrepareSettings, context: Context) -> decontaminate.Tests |
     if wanted == "none":
         context.say("Tests' documents stay in the training data where it holds any (decontaminate: none).")
         return None
-    data = None if wanted.data is None else Path("samples") if wanted.data == "samples" else context.path(wanted.data)
-    found = decontaminate.collect(wanted, data)
+    found = decontaminate.collect(wanted, wanted.folder(context.recipe))
     if found.missing:
         context.say(
             f"Not looked for, their data is not here: {', '.join(found.missing)}. The manifest and the card say so."
