@@ -413,7 +413,7 @@ def test_kernels_that_are_not_here_are_refused(
 
 
 def test_without_a_gpu_attention_is_sdpa() -> None:
-    assert setup.attention(Kernels()) == "sdpa" and setup.attention(Kernels("eager")) == "eager"
+    assert setup.attention(Kernels(), "bf16") == "sdpa" and setup.attention(Kernels("eager"), "bf16") == "eager"
 
 
 def test_out_of_memory_says_what_to_change(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,7 +493,7 @@ def test_bad_steps_before_the_first_state_end_the_run(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned(monkeypatch, {0, 1, 2})
-    with pytest.raises(ModelError, match="before the first state was saved"):
+    with pytest.raises(EngineError, match="before the first state was saved"):
         world.train(recipe(save={"every": 100}), tmp_path)
 
 

@@ -25,6 +25,7 @@ from estbench.errors import ConfigError, DataError, EngineError, EstbenchError
 from estbench.tokens import Tokens
 
 Row = dict[str, Any]
+KEY = "ab" * 32  # of a stage
 KEYS: Row = {
     "template": "tulu",
     "batch": 4,
@@ -33,6 +34,7 @@ KEYS: Row = {
     "rate": 1e-3,
     "max_length": 128,
     "precision": "fp32",
+    "decontaminate": "none",
     "logging": {"tensorboard": False},
 }
 
@@ -332,7 +334,7 @@ def test_lora_is_merged(shared: World) -> None:
 def test_other_precisions_train_and_keep_the_dtype_of_the_start(shared: World, precision: str) -> None:
     import torch
 
-    folder = shared.train(precision=precision, rate=1e-2, warmup=0)
+    folder = shared.train(precision=precision, rate=1e-2, warmup=0, optimizer={"betas": [0.9, 0.95]})
     assert losses(folder)[0] == pytest.approx(math.log(2), abs=dpo.NEAR[precision])
     made, before = weights(folder / "model"), weights(shared.model)
     assert {value.dtype for value in made.values()} == {torch.float32}
@@ -395,14 +397,14 @@ def test_a_checkpoint_that_was_torn_by_a_kill_is_passed_over(tmp_path: Path) -> 
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
-        mark_whole(folder)
+        mark_whole(folder, KEY)
     newest = tmp_path / "checkpoint-10"
-    assert last_whole(tmp_path, clean=False) == newest
+    assert last_whole(tmp_path, KEY, clean=False) == newest
     (newest / "model.safetensors").write_bytes(b"wei")
     (tmp_path / "checkpoint-4" / "whole.json").unlink()
-    assert last_whole(tmp_path, clean=False) == tmp_path / "checkpoint-2" and newest.exists()
-    assert last_whole(tmp_path, clean=True) == tmp_path / "checkpoint-2" and not newest.exists()
-    assert last_whole(tmp_path / "none", clean=True) is None
+    assert last_whole(tmp_path, KEY, clean=False) == tmp_path / "checkpoint-2" and newest.exists()
+    assert last_whole(tmp_path, KEY, clean=True) == tmp_path / "checkpoint-2" and not newest.exists()
+    assert last_whole(tmp_path / "none", KEY, clean=True) is None
 
 
 def test_a_model_that_had_appeared_is_not_trained_again(shared: World, first: Path) -> None:
@@ -438,10 +440,10 @@ def test_kill_9_loses_nothing(world: World) -> None:
     command = elsewhere(world, "killed", **keys)
     with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL) as child:
         until = time.monotonic() + 300
-        while last_whole(step.folder / "resume", clean=False) is None and time.monotonic() < until:
+        while last_whole(step.folder / "resume", step.key, clean=False) is None and time.monotonic() < until:
             time.sleep(0.05)
         child.send_signal(signal.SIGKILL)
-    assert last_whole(step.folder / "resume", clean=False) is not None
+    assert last_whole(step.folder / "resume", step.key, clean=False) is not None
     folder = world.train(**keys, output="killed")
     assert any("goes on from step" in line for line in world.said)
     assert (folder / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()

@@ -383,14 +383,19 @@ def test_without_a_guard_a_sigterm_only_notes_that_it_came(heard: list[int]) -> 
 
 
 def test_a_second_sigterm_does_not_cut_short_the_tidying_up(heard: list[int]) -> None:
-    tidied = False
-    with pytest.raises(Interrupted), interruptible():
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-            tidied = True
-    assert tidied and len(heard) == 2
+    tidied = []
+
+    def work() -> None:
+        with interruptible():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                tidied.append(True)
+
+    with pytest.raises(Interrupted):
+        work()
+    assert tidied == [True] and len(heard) == 2
 
 
 def test_a_thread_that_hears_no_signals_evaluates_as_well() -> None:

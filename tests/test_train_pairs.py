@@ -252,6 +252,7 @@ class World:
 ASKED: Row = {
     "prompts": {"rows": "./prompts.jsonl"},
     "sample": {"count": 3, "max_tokens": 8, "temperature": 1.0},
+    "decontaminate": "none",
 }
 
 
@@ -406,7 +407,9 @@ def test_pairs_of_others_and_own_ones_stand_in_one_file(world: World, short: Non
     sources = Counter(row["source"] for row in rows.read_pairs(folder))
     manifest = json.loads((folder / "manifest.json").read_text())
     assert sources["others"] == 1 and sources["prompts"] >= 1 and manifest["repeated_pairs"] == 1
-    assert manifest["existing"]["others"] == {"pairs": 2, "left_out": {}, "licence": "cc-by-4.0"}
+    assert manifest["existing"]["others"] == {
+        **{"pairs": 2, "left_out": {}, "licence": "cc-by-4.0", "url": None},
+    }
 
 
 def test_a_model_without_a_chat_template_is_refused(world: World, tmp_path: Path) -> None:

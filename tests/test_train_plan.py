@@ -213,6 +213,48 @@ def test_a_plan_says_what_does_not_fit_and_what_to_change() -> None:
     assert planned(CPT | {"activation_checkpointing": "full"}, machine="lumi", gpus=8).fits
 
 
+def test_a_cure_names_only_what_is_not_done_yet() -> None:
+    base = "meta-llama/Llama-3.1-70B"
+    full = CPT | {"activation_checkpointing": "full"}
+    hybrid = planned(full | {"parallel": {"shard": "hybrid"}}, machine="lumi", gpus=64, base=base).note
+    assert hybrid.endswith("GiB: shard: full")
+    few = planned(full | {"parallel": {"shard": "full"}}, machine="lumi", gpus=8, base=base).note
+    assert few.endswith("GiB: 32 devices")
+    neither = planned(CPT | {"parallel": {"shard": "hybrid"}}, machine="lumi", gpus=8, base=base).note
+    assert neither.endswith("GiB: recompute activations, shard: full and 32 devices")
+
+
+def test_a_plan_says_where_an_evaluation_has_no_room_beside_training() -> None:
+    base, large = "meta-llama/Llama-3.1-70B", CPT | {"activation_checkpointing": "full", "parallel": {"shard": "full"}}
+    looks = {"evaluate": {"every": 500}}
+    stage = planned(large | looks, machine="lumi", gpus=256, base=base)
+    assert stage.fits and stage.memory is not None and stage.evaluating is not None
+    between = stage.memory.weights + stage.memory.optimizer
+    assert stage.evaluating == pytest.approx(between + 2 * 70_553_706_496)
+    assert "an evaluation here takes 134 GiB of the first device, which has 64: say where: none" in stage.note
+    for where in ("none", "gpu:7"):
+        other = planned(large | {"evaluate": {"where": where}}, machine="lumi", gpus=256, base=base)
+        assert other.evaluating is None and other.note == ""
+    small = planned(CPT | looks, machine="h200", gpus=8)
+    assert small.evaluating is not None and small.note == ""
+    exact = planned(CPT | {"evaluate": {"engine_options": {"dtype": "float32"}}}, machine="h200", gpus=8)
+    assert exact.evaluating == pytest.approx(small.evaluating + 2 * 8_030_261_248)
+
+
+def test_a_plan_says_what_a_node_needs_to_read_the_model() -> None:
+    sft = {"name": "sft", "kind": "sft", "data": "./rows.jsonl", "shard": "full", "steps": 10, "batch": 256}
+    sft |= {"max_length": 512, "activation_checkpointing": True}
+    stage = planned(CPT, sft, machine="lumi", gpus=64, base="meta-llama/Llama-3.1-70B")
+    assert stage.fits and stage.host_memory == 8 * 4 * 70_553_706_496  # fp32, in each process
+    assert "each process reads the whole model: 2,103 GiB of a node's own memory, which has 480" in stage.note
+    assert planned(CPT, sft, machine="lumi", gpus=64).host_memory == 8 * 4 * 8_030_261_248
+    assert planned(CPT, sft, machine="lumi", gpus=2).host_memory == 2 * 4 * 8_030_261_248
+    sharded = planned(CPT, machine="lumi", gpus=64)  # each process reads its part; one gathers bf16 to write it
+    assert sharded.host_memory == 2 * 8_030_261_248 and "own memory" not in sharded.note
+    copies = planned(CPT | {"parallel": {"shard": "none"}}, machine="lumi", gpus=64)
+    assert copies.host_memory == 8 * 4 * 8_030_261_248
+
+
 def test_a_plan_says_where_devices_do_not_divide_a_step() -> None:
     stage = planned(CPT, gpus=24)
     assert "the 256 sequences of a step can't be dealt out to 24 devices" in stage.note

@@ -15,6 +15,7 @@ from estbench_training.prepare.settings import PrepareSettings
 from estbench_training.recipe import Recipe
 from estbench_training.sft import SftSettings
 
+from estbench.cli import main
 from estbench.home import project_file
 from estbench.registry import Registry
 
@@ -54,6 +55,8 @@ def test_a_recipe_names_where_its_data_comes_from_and_mixes_only_what_it_prepare
         if isinstance(stage.settings, CptSettings):
             assert set(stage.settings.mixture.weights) == set(prepared.sources)
             looks = stage.settings.evaluate
+            if looks is not None and looks.where == "none":
+                continue
             assert looks is not None and looks.gate is not None and looks.gate.mode == "advise"
             languages = {card.metadata["language"] for card in Registry().select(looks.words).tasks}
             assert {"et", "en"} <= languages  # the gate has something to watch
@@ -108,13 +111,17 @@ def test_estllm_70b_fits_where_its_groups_are_larger_than_a_node() -> None:
     found = opened("estllm-70b")
     stage = plan.of(found, machine="lumi", gpus=512).stages[1]
     assert stage.fits and stage.note == "" and stage.memory is not None
+    looks, exported = cpt("estllm-70b").evaluate, cpt("estllm-70b").export
+    assert looks is not None and looks.where == "none" and exported.every  # they are evaluated in a job of their own
     assert pytest.approx(1051, abs=1) == 16 * 70_553_706_496 / 2**30
     small = plan.of(found, machine="lumi", gpus=8).stages[1]
-    assert small.fits is False and "devices" in small.note
+    assert small.fits is False and "devices" in small.note and "recompute" not in small.note  # which it does already
     row = yaml.safe_load((FOLDER / "estllm-70b.yaml").read_text("utf-8"))
     row["stages"][1]["parallel"] = {"shard": "hybrid"}  # groups of a node
     one_node = plan.of(recipe.from_row(row, FOLDER), machine="lumi", gpus=512).stages[1]
     assert one_node.fits is False
+    sft = plan.of(found, machine="lumi", gpus=128).stages[-1]
+    assert "each process reads the whole model" in sft.note  # as the recipe's head says
 
 
 @pytest.mark.parametrize(
@@ -124,4 +131,15 @@ def test_their_jobs_for_lumi_are_written(name: str, gpus: int, only: list[str], 
     found = opened(name)
     text = slurm.job(found, "lumi", tmp_path, FOLDER / f"{name}.yaml", gpus=gpus, only=only)
     assert f"#SBATCH --nodes={gpus // 8}\n" in text
-    assert "stage alone corpus\n" in text and "stage together cpt\n" in text
+    before = "corpus" if only else "corpus,instructions"  # which read the Hub
+    assert f"stage prepared {before}\n" in text and "stage together cpt\n" in text and "alone corpus" not in text
+
+
+def test_the_command_of_the_readme_writes_a_job_and_says_what_comes_before_it(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "recipe=estllm-8b", "slurm=lumi", "gpus=64"]) == 0
+    printed = capsys.readouterr()
+    assert Path(printed.out.strip()).name == "estllm-8b-lumi.sbatch" and Path(printed.out.strip()).is_file()
+    (line,) = printed.err.splitlines()
+    assert "estbench train recipe=estllm-8b output_dir=" in line and line.endswith("stage=corpus,instructions")

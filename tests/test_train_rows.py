@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def test_every_form_gives_the_same_rows(ending: str, tmp_path: Path) -> None:
     elif ending == "stage":
         path = tmp_path / "sft-rows-0123456789ab"
         path.mkdir()
-        write(path / "rows.jsonl", ROW, ROW)
+        digest = hashlib.sha256(write(path / "rows.jsonl", ROW, ROW).read_bytes()).hexdigest()
+        (path / "manifest.json").write_text(json.dumps({"sha256": digest}), "utf-8")
     else:
         write(path, ROW, ROW)
     first, second = read_rows(path)
@@ -71,7 +73,7 @@ def test_a_byte_order_mark_and_empty_lines_are_let_pass_and_lines_keep_their_num
     [
         ("{no json", "rows.jsonl:2 is no JSON"),
         ("[1]", "rows.jsonl:2 is no JSON object"),
-        ({"text": "x"}, "rows.jsonl:2 lacks 'messages'; it has text"),
+        ({"text": "x"}, "rows.jsonl:2 lacks 'messages'; it has 'text'"),
         ({"messages": []}, "rows.jsonl:2: 'messages' has to be a list of messages"),
         ({"messages": "Tere"}, "has to be a list of messages"),
         ({"messages": [{"from": "human", "value": "x"}]}, r"messages\[0\] has to be a message"),

@@ -39,6 +39,7 @@ STAGE: dict[str, Any] = {
     "rate": 1e-2,
     "warmup": 1,
     "precision": "fp32",
+    "decontaminate": "none",
     "save": {"every": 2},
     "logging": {"tensorboard": False},
 }
@@ -209,7 +210,7 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_model(
     world: World, packing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted in the second epoch, after a checkpoint that was torn while it was written."""
-    from estbench_training import sft
+    from estbench_training import tuned
 
     if packing:
         world.rows([talk(place) for place in range(60)])
@@ -218,17 +219,17 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_model(
     steps = len(losses(whole))
     assert steps > 7
 
-    mark = sft.mark_whole
+    mark = tuned.mark_whole
 
-    def die(folder: Path) -> None:
+    def die(folder: Path, key: str) -> None:
         if folder.name == "checkpoint-6":
             raise Killed
-        mark(folder)
+        mark(folder, key)
 
-    monkeypatch.setattr(sft, "mark_whole", die)
+    monkeypatch.setattr(tuned, "mark_whole", die)
     with pytest.raises(Killed):
         world.train("cut", **changed)
-    monkeypatch.setattr(sft, "mark_whole", mark)
+    monkeypatch.setattr(tuned, "mark_whole", mark)
     again = world.train("cut", **changed)
     assert any("goes on from step 4" in line for line in world.said)
     assert same(whole, again) and losses(whole) == losses(again) and len(losses(again)) == steps
@@ -241,25 +242,25 @@ def test_sigterm_saves_and_ends_for_the_queue_and_the_same_command_goes_on(
 
     changed: dict[str, Any] = {"packing": False, "batch": 2, "save": {"every": 100}}
     whole = world.train("whole", **changed)
-    record = sft._record
+    record = sft.Training.record
 
-    def asked(step: int, *rest: Any) -> Any:
+    def asked(self: sft.Training, step: int, *rest: Any) -> Any:
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return record(step, *rest)
+        return record(self, step, *rest)
 
-    monkeypatch.setattr(sft, "_record", asked)
+    monkeypatch.setattr(sft.Training, "record", asked)
     with pytest.raises(SystemExit) as ended:
         world.train("cut", **changed)
     assert ended.value.code == 75
-    monkeypatch.setattr(sft, "_record", record)
+    monkeypatch.setattr(sft.Training, "record", record)
     assert same(whole, world.train("cut", **changed)) and any("goes on from step 4" in line for line in world.said)
 
 
 def test_evaluations_get_whole_checkpoints_with_cards_and_the_gate_may_end_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from estbench_training import evaluation
+    from estbench_training import tuned
     from estbench_training.evaluation import Decision, Point
 
     from estbench.checkpoint import find
@@ -285,7 +286,7 @@ def test_evaluations_get_whole_checkpoints_with_cards_and_the_gate_may_end_it(
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(evaluation, "Evaluator", Fake)
+    monkeypatch.setattr(tuned, "Evaluator", Fake)
     lora = {"rank": 2, "modules": ["q_proj"]}
     folder = world.train(packing=False, batch=2, evaluate={"every": 2, "tasks": "mini", "where": "here"}, lora=lora)
     assert [step for step, _ in seen] == [2, 4] and seen[0][1] == "demo-sft-step-000002"

@@ -5,6 +5,7 @@ The scripts run for real, with stand-ins for srun, scontrol, singularity and Pyt
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from estbench_training import slurm
+from estbench_training import recipe as recipes
+from estbench_training import slurm, stages
 from estbench_training.recipe import Recipe, from_row
 
 from estbench.errors import ConfigError, StoreError
@@ -70,12 +72,27 @@ def recipe() -> Recipe:
     return from_row({"name": "demo-et", "base": "demo-base", "stages": stages}, Path("/nowhere"))
 
 
+def of_the_hub() -> Recipe:
+    """Two stages that need a network, one of them only after training; one that needs none, and one that trains."""
+    hub = {"en": {"hub": "owner/texts", "language": "en", "licence": "odc-by"}}
+    cpt = {"kind": "cpt", "rate": 1e-5, "steps": 4, "sequence": 64, "batch_tokens": 1024}
+    stages = [
+        {"name": "corpus", "kind": "prepare", "sources": hub},
+        {"name": "more", "kind": "prepare", "sources": {"et": {"demo": "et", "documents": 10}}},
+        {"name": "cpt", "data": ["corpus", "more"], **cpt},
+        {"name": "late", "kind": "prepare", "sources": hub},
+        {"name": "again", "data": "late", **cpt},
+    ]
+    return from_row({"name": "demo-et", "base": "demo-base", "stages": stages}, Path("/nowhere"))
+
+
 class Cluster:
     """A job, and what became of it."""
 
-    def __init__(self, folder: Path, cluster: str, gpus: int) -> None:
+    def __init__(self, folder: Path, cluster: str, gpus: int, made: Recipe | None = None) -> None:
         self.folder, self.cluster = folder, cluster
-        self.path = Path(slurm.write(recipe(), cluster, folder / "out dir", folder / "a recipe.yaml", gpus=gpus))
+        made = made or recipe()
+        self.path = Path(slurm.write(made, cluster, folder / "out dir", folder / "a recipe.yaml", gpus=gpus))
         for name in ("bin", "venv/bin", "ways"):
             (folder / name).mkdir(parents=True)
         program(folder / "bin/srun", SRUN, sys.executable)
@@ -125,9 +142,31 @@ class Cluster:
         return [line.split()[0] for line in self.calls]
 
     @property
+    def processes(self) -> list[int]:
+        """Those that wrote down their number."""
+        return [int(word) for word in (self.folder / "started").read_text().split() if word.isdigit()]
+
+    @property
     def requeued(self) -> str:
         file = self.folder / "requeued"
         return file.read_text() if file.exists() else ""
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "zombie" not in Path(f"/proc/{process}/status").read_text()
+
+
+def sleeping(seconds: str) -> bool:
+    """Whether somebody sleeps for just so long."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.append(file.read_bytes().split(b"\0")[:2])
+    return [b"sleep", seconds.encode()] in found
 
 
 def program(path: Path, code: str, interpreter: str = "/bin/bash") -> None:
@@ -192,6 +231,50 @@ def test_only_the_stages_asked_for_and_what_they_need_are_in_the_job(tmp_path: P
     text = slurm.job(recipe(), "h200", tmp_path, tmp_path / "r.yaml", only=["cpt"], words=["seed=7"])
     assert re.findall(r"^stage (?:alone|together) .*", text, re.M) == ["stage alone corpus", "stage together cpt"]
     assert "WORDS=(seed=7)" in text
+
+
+def test_what_reads_the_hub_is_done_before_the_job_which_begins_by_looking_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = slurm.write(of_the_hub(), "lumi", tmp_path, tmp_path / "r.yaml", gpus=16, words=["seed=7"])
+    calls = re.findall(r"^stage \w+ .*", Path(path).read_text(), re.M)
+    jobs = ["prepared corpus", "alone more", "together cpt", "prepared late", "together again"]
+    assert calls == [f"stage {job}" for job in jobs]
+    printed = capsys.readouterr()
+    assert printed.out == ""  # the command prints the path alone
+    hub, waiting = printed.err.splitlines()
+    command = f"estbench train recipe={tmp_path}/r.yaml output_dir={tmp_path} seed=7"
+    assert hub.startswith("corpus, late: ") and hub.endswith(f"{command} stage=corpus,late")
+    assert waiting.startswith("more: the first node does it") and f"{command} stage=more" in waiting
+    for name in ("corpus", "late", "more"):
+        (tmp_path / f"{name}-{'0a' * 6}").mkdir()
+        (tmp_path / f"{name}-{'0a' * 6}" / "done.json").write_text("{}")
+    slurm.write(of_the_hub(), "lumi", tmp_path, tmp_path / "r.yaml", gpus=16)
+    assert capsys.readouterr().err == ""
+    slurm.write(recipe(), "lumi", tmp_path / "new", tmp_path / "r.yaml", gpus=8)
+    assert capsys.readouterr().err == ""  # one node: nobody waits
+
+
+def test_the_look_fails_in_one_line_until_the_stage_is_done(
+    tmp_path: Path, tiny_model: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = {"hub": "owner/texts", "language": "et", "licence": "CC0"}
+    row = {
+        "name": "tiny", "base": str(tiny_model),
+        "stages": [{"name": "corpus", "kind": "prepare", "sources": {"et": source}, "decontaminate": "none"}],
+    }  # fmt: skip
+    (tmp_path / "r.yaml").write_text(json.dumps(row))
+    words = [f"recipe={tmp_path}/r.yaml", f"output_dir={tmp_path}/out", "stage=corpus", "seed=7"]
+    assert slurm.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "Not done: corpus." in said
+    assert f"estbench train recipe={tmp_path}/r.yaml output_dir={tmp_path}/out seed=7 stage=corpus" in said
+    assert not (tmp_path / "out").exists()
+    (step,) = stages.chain(recipes.load(tmp_path / "r.yaml"), tmp_path / "out")
+    for seed, code in ((42, 0), (7, 2)):  # done with the recipe's seed is not done with another
+        step.folder.mkdir(parents=True, exist_ok=True)
+        (step.folder / "done.json").write_text(json.dumps({"key": step.key}))
+        assert slurm.main([*words[:3], f"seed={seed}"]) == code
 
 
 def test_paths_with_spaces_and_quotes_arrive_as_they_are(tmp_path: Path) -> None:
@@ -275,6 +358,40 @@ def test_preparation_that_the_signal_ends_is_queued_again(tmp_path: Path) -> Non
     cluster.way("corpus", 'echo "$stage" >>"$STARTED"\nexec sleep 60\n')
     assert cluster.stop(1)[0] == 0
     assert cluster.requeued == "requeue 4711\n" and cluster.stages == ["corpus"]
+
+
+def test_a_job_whose_data_was_not_prepared_ends_at_once(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, "lumi", 16, of_the_hub())
+    cluster.way("corpus", "exit 2\n")
+    code, said = cluster.run()
+    assert (code, cluster.requeued) == (2, "") and "corpus ended with 2" in said
+    assert cluster.stages == ["corpus"] and "-m estbench_training.slurm recipe=" in cluster.calls[0]
+
+
+def test_processes_that_do_not_end_are_ended_in_time_for_the_job_to_be_queued_again(cluster: Cluster) -> None:
+    cluster.way("cpt", 'trap "" TERM\nexec 2>&-\necho $$ >>"$STARTED"\nwhile :; do sleep 0.05; done\n')
+    world = {"lumi": 16, "leonardo": 8, "h200": 16, "local": 2}[cluster.cluster]
+    try:
+        code, said = cluster.stop(world, GRACE="0.3")
+        if cluster.cluster == "local":
+            assert (code, cluster.requeued) == (75, "") and "Stored" in said
+            assert not any(map(alive, cluster.processes))
+        else:
+            assert (code, cluster.requeued) == (0, "requeue 4711\n")
+    finally:  # of the stand-in for srun, which has no SLURM behind it that ends its tasks
+        for process in filter(alive, cluster.processes):
+            os.kill(process, signal.SIGKILL)
+
+
+def test_a_process_that_ends_in_time_is_not_waited_for_and_leaves_no_timer(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, "h200", 1)
+    cluster.way("cpt", WAIT)
+    assert cluster.stop(1, GRACE="86399")[0] == 0
+    for _ in range(500):  # it is told to end, and not waited for
+        if not sleeping("86399"):
+            break
+        time.sleep(0.02)
+    assert not sleeping("86399")
 
 
 @pytest.mark.parametrize("name", ["h200", "local"])

@@ -148,8 +148,8 @@ def build(path: Path, folder: Path, say: Any = lambda line: None) -> tuple[Any, 
     from estbench_training.cpt.parallel import Ranks
 
     settings, made = context(path, folder, say)
-    batches = stage.open_batches(settings, made)
-    return setup.build(settings, made, Ranks(0, 1, torch.device("cpu"))), batches
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    return setup.build(settings, made, ranks), stage.open_batches(settings, made, ranks)
 
 
 def gradients(run: Any, batches: Any, step: int = 0) -> tuple[Any, dict[str, Any]]:

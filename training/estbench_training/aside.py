@@ -1,7 +1,7 @@
 """What is done aside in a training's process: it leaves no trace there, and a SIGTERM ends it.
 
-    with interruptible(), undisturbed():
-        …                                   # Interrupted, if somebody asks the process to end meanwhile
+with interruptible(), undisturbed():
+    …                                   # Interrupted, if somebody asks the process to end meanwhile
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,7 @@ class CardFacts:
     step: int | None = None
     steps_planned: int | None = None
     data: tuple[Source, ...] = ()
+    urls: Mapping[str, str] = field(default_factory=dict)  # of sources, by name
     decontaminated: Decontaminated | None = None
     hours: float | None = None
     energy_kwh: float | None = None
@@ -74,7 +75,7 @@ def write(context: Context, folder: Path, facts: CardFacts) -> None:
     made = training_card(context, folder, facts)
     with _disk_errors(folder):
         cards.write_training_card(folder, made)
-        report.write(folder / cards.README, readme(context, made, facts.precision))
+        report.write(folder / cards.README, readme(context, made, facts.precision, facts.urls))
 
 
 def training_card(context: Context, folder: Path, facts: CardFacts) -> TrainingCard:
@@ -155,8 +156,10 @@ def _disk_errors(folder: Path) -> Iterator[None]:
 # --- README.md --------------------------------------------------------------------------------------------------------
 
 
-def readme(context: Context, made: TrainingCard, precision: str | None = None) -> str:
-    """The model card: front matter for the Hub, lineage and data for people."""
+def readme(
+    context: Context, made: TrainingCard, precision: str | None = None, urls: Mapping[str, str] | None = None
+) -> str:
+    """The model card: front matter for the Hub, lineage and data for people. urls: of sources, by name."""
     head = context.recipe.head
     front: dict[str, Any] = {
         "license": head.licence or UNKNOWN,
@@ -174,7 +177,7 @@ def readme(context: Context, made: TrainingCard, precision: str | None = None) -
         *([_inline(head.title)] if head.title else []),
         _made(made, context.seed, precision),
         "## Lineage\n\n" + _table(("stage", "model", "tokens", "fingerprint"), map(_of_stage, made.lineage)),
-        "## Data of this stage\n\n" + _data(made),
+        "## Data of this stage\n\n" + _data(made, urls or {}),
         f"## How to evaluate\n\nIn this folder:\n\n    estbench eval model=. name={made.name} tasks={suite}",
         "Versions: " + ", ".join(f"{library} {number}" for library, number in made.versions.items()) + ".",
     ]
@@ -210,7 +213,7 @@ def _of_stage(stage: Stage) -> tuple[str, ...]:
     return stage.stage, stage.name, tokens, f"`{stage.fingerprint[:16]}…`" if stage.fingerprint else UNKNOWN
 
 
-def _data(made: TrainingCard) -> str:
+def _data(made: TrainingCard, urls: Mapping[str, str]) -> str:
     """The sources with their licences, and how test documents were kept out."""
     rows = [
         (
@@ -218,10 +221,12 @@ def _data(made: TrainingCard) -> str:
             source.licence or UNKNOWN,
             UNKNOWN if source.tokens is None else f"{source.tokens:,}",
             UNKNOWN if source.share is None else f"{100 * source.share:.1f} %",
+            *([_short(urls.get(source.name)) or ""] if urls else []),
         )
         for source in made.data
     ]
-    listed = _table(("source", "licence", "tokens seen", "share"), rows) if rows else "Not known."
+    heads = ("source", "licence", "tokens seen", "share", *(["from"] if urls else []))
+    listed = _table(heads, rows) if rows else "Not known."
     kept = made.decontaminated
     if kept is None:
         return f"{listed}\n\nIt was not decontaminated against test documents."

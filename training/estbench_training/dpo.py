@@ -36,7 +36,7 @@ from estbench_training.kinds import Context, Kind, StageSettings, is_path
 from estbench_training.prepare.settings import DecontaminateSettings
 from estbench_training.provenance import Known, Provenance, of_folder
 from estbench_training.reference import EncodedPair, encode, key_of, trainer
-from estbench_training.sieve import REASON, Choice, Sieve, text_of
+from estbench_training.sieve import REASON, Choice, Sieve, tests_of, text_of
 from estbench_training.templates import check_name
 from estbench_training.tuned import DATA, SoFar, Tuned, common
 
@@ -92,7 +92,9 @@ class DpoSettings(StageSettings):
     max_length: int = 2048  # tokens of prompt and answer
     too_long: Literal["error", "drop", "truncate"] = "error"  # pairs of which a side is longer; truncate: its end
     bad_rows: Literal["error", "drop"] = "error"  # with an empty chosen answer, or control tokens in the text
-    decontaminate: Choice = field(default_factory=DecontaminateSettings)  # of files; stages of pairs have looked already
+    decontaminate: Choice = field(
+        default_factory=DecontaminateSettings
+    )  # of files; stages of pairs have looked already
     limit: int | None = None  # only so many pairs, the first ones
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(betas=(0.9, 0.999), weight_decay=0.0))
     precision: Precision = "bf16"  # bf16: weights are kept and updated in fp32, computed with in bf16
@@ -148,7 +150,8 @@ class DpoSettings(StageSettings):
         return (*own, self.template) if self.template.endswith(".jinja") else own
 
     def outside(self, recipe: Recipe) -> Mapping[str, str]:
-        return templates.digests(self.template)
+        files = any(not name.endswith(".jinja") for name in self.files())
+        return templates.digests(self.template) | (tests_of(self.decontaminate, recipe) if files else {})
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
@@ -222,7 +225,12 @@ class Training(Tuned):
     settings: DpoSettings
 
     def __init__(
-        self, settings: DpoSettings, context: Context, chat: Chat, pairs: Sequence[EncodedPair], facts: Mapping[str, Any]
+        self,
+        settings: DpoSettings,
+        context: Context,
+        chat: Chat,
+        pairs: Sequence[EncodedPair],
+        facts: Mapping[str, Any],
     ) -> None:
         """facts: what data.json says of the pairs beside what is in them."""
         self.pairs, self._facts, self.key = pairs, facts, ""

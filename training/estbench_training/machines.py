@@ -23,6 +23,7 @@ class Machine:
     peak: float  # FLOP/s of a device
     memory: int  # bytes of a device
     per_node: int
+    host: int  # bytes of a node's own memory, of all its devices' processes together
     mfu: tuple[float, float]  # assumed model FLOPs utilisation, from … to
     assumption: str  # where that comes from
 
@@ -45,6 +46,7 @@ MACHINES: Mapping[str, Machine] = {
             peak=2 * 96e9,  # AVX2 in fp32: 2 FMA units of 8 numbers, 32 FLOP a cycle, at 3 GHz
             memory=16 * GIB,  # a usual laptop
             per_node=1,
+            host=16 * GIB,
             mfu=(0.15, 0.60),
             assumption="small models reach anything from a sixth to half of it",
         ),
@@ -55,6 +57,7 @@ MACHINES: Mapping[str, Machine] = {
             peak=191.5e12,
             memory=64 * GIB,
             per_node=8,  # 4 modules: docs.lumi-supercomputer.eu/hardware/lumig
+            host=480 * GIB,  # of 512 what a job may ask for: docs.lumi-supercomputer.eu, Slurm partitions
             mfu=(0.25, 0.35),
             assumption="no published measurement of an 8B model is known; to be measured first",
         ),
@@ -66,6 +69,7 @@ MACHINES: Mapping[str, Machine] = {
             peak=312e12,
             memory=64 * GIB,
             per_node=4,
+            host=512 * 10**9,  # as above
             mfu=(0.30, 0.45),
             assumption="to be measured first",
         ),
@@ -75,6 +79,7 @@ MACHINES: Mapping[str, Machine] = {
             peak=989.5e12,  # NVIDIA H100 data sheet: 1,979 with sparsity
             memory=80 * 10**9,
             per_node=8,
+            host=2 * 10**12,  # NVIDIA DGX H100 data sheet; others have less
             mfu=(0.34, 0.39),
             assumption=_TORCHTITAN,
         ),
@@ -84,6 +89,7 @@ MACHINES: Mapping[str, Machine] = {
             peak=989.5e12,  # NVIDIA H200 data sheet: 1,979 with sparsity
             memory=141 * 10**9,
             per_node=8,
+            host=2 * 10**12,  # NVIDIA DGX H200 data sheet; others have less
             mfu=(0.34, 0.39),
             assumption=f"an H100's: {_TORCHTITAN}",
         ),

@@ -85,6 +85,12 @@ def of(
     )
 
 
+def host_bytes(size: Shape, *, precision: Precision = "bf16", processes: int = 0) -> float:
+    """Bytes of a node's own memory at most: the model in bf16 that the first process gathers to write it, or the models
+    that so many processes of a node read whole, before they are on their devices."""
+    return float(size.parameters * max(2, processes * KEPT[precision][0]))
+
+
 def layer_bytes(size: Shape, width: int = 2) -> float:
     """Bytes that a layer keeps of each token for its backward pass.
 

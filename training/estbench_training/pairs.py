@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from estbench.cards import Decontaminated
 from estbench.errors import ConfigError, DataError, EngineError, ModelError
 from estbench.runs import atomic, write_json
 from estbench_training.kinds import Context, Kind, Say, StageSettings, is_path
@@ -39,12 +40,12 @@ from estbench_training.scorers import (
     RuleScorer,
     Scorer,
     TaskScorer,
+    judge_keys,
     located,
-    outside,
     same_prompt,
     with_system,
 )
-from estbench_training.sieve import REASON, Choice, Sieve, text_of
+from estbench_training.sieve import REASON, Choice, Sieve, tests_of, text_of
 
 if TYPE_CHECKING:
     from estbench.engines.base import Generated
@@ -144,8 +145,13 @@ class PairSettings(StageSettings):
         return (*own, *(one.path for one in self.existing.values()))
 
     def outside(self, recipe: Recipe) -> Mapping[str, str]:
+        from estbench_training.instructions.reading import task_key
+
         judge = self.score.judge if self.score else None
-        return outside(located(judge, recipe.path)) if judge is not None else {}
+        found = judge_keys(located(judge, recipe.path)) if judge is not None else {}
+        if self.prompts is not None and self.prompts.task is not None:
+            found["prompts"] = task_key(self.prompts.task, self.prompts.split)
+        return found | (tests_of(self.decontaminate, recipe) if self.files() else {})
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
@@ -305,10 +311,10 @@ def run(settings: PairSettings, context: Context) -> None:
 
 
 def _provenance(settings: PairSettings, context: Context, kept: Iterable[Pair], sieve: Sieve) -> Provenance:
-    """Licences of the pairs' sources, and how tests were kept out of the pairs of others and of the prompts. Prompts of a
-    task are held against the task's own tests only, which is said as not decontaminated."""
+    """Licences of the pairs' sources, and how tests were kept out of the pairs of others and of the prompts. A task's
+    prompts are held against its own tests only, which counts as not decontaminated."""
     sources = {one.source: Known() for one in kept}
-    parts = []
+    parts: list[Decontaminated | None] = []
     rows = settings.prompts.rows if settings.prompts else None
     if rows is not None and (path := context.source(rows)).is_dir():
         before = of_folder(path)

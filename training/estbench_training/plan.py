@@ -41,6 +41,8 @@ class StagePlan:
     flops: float | None = None
     memory: Memory | None = None  # of each device
     fits: bool | None = None
+    host_memory: float | None = None  # bytes of a node's own memory, at most
+    evaluating: float | None = None  # bytes of the first device while it evaluates; None: it doesn't
     hours: Span | None = None  # device-hours, at the upper and at the lower end of the machine's utilisation
     note: str = ""
 
@@ -149,8 +151,10 @@ def _stage(recipe: Recipe, stage: Stage, machine: Machine, gpus: int) -> StagePl
         flops=arithmetic,
         memory=need,
         fits=fits,
+        host_memory=work.host(size, machine, gpus),
+        evaluating=work.evaluating(size, machine, gpus),
         hours=None if arithmetic is None else machine.hours(arithmetic),
-        note=_joined([*notes, "" if fits else work.cure(size, machine, gpus)]),
+        note=_joined([*notes, "" if fits else work.cure(size, machine, gpus), work.other_room(size, machine, gpus)]),
     )
 
 
@@ -179,10 +183,18 @@ def _lines(plan: Plan) -> Iterator[str]:
         if stage.memory is not None:
             parts = ", ".join(f"{name} {_gib(value)}" for name, value in asdict(stage.memory).items())
             yield f"{stage.stage}: memory of a device in GiB: {parts}"
+            yield f"{stage.stage}: {_others(stage, machine)}"
     yield from (f"{stage.stage}: {stage.note}" for stage in plan.stages if stage.note)
     low, high = machine.mfu
     peak = f"{machine.peak / 1e12:,.1f} TFLOP/s" if machine.peak >= 1e12 else f"{machine.peak / 1e9:,.0f} GFLOP/s"
     yield f"Assumed: {100 * low:.0f} to {100 * high:.0f} % of {peak} a device ({machine.assumption})."
+
+
+def _others(stage: StagePlan, machine: Machine) -> str:
+    host = f"of a node's {machine.host / GIB:,.0f} GiB {_gib(stage.host_memory or 0)} to read and write the model"
+    if stage.evaluating is None:
+        return host
+    return f"{host}; while it evaluates, {_gib(stage.evaluating)} GiB of the first device"
 
 
 def _cells(stage: StagePlan, gpus: int) -> dict[str, Any]:

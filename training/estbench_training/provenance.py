@@ -120,7 +120,9 @@ def check_shards(folder: Path) -> None:
 
     parts = read_manifest(folder / MANIFEST).get("parts")
     try:
-        expected = {folder / file["file"]: file["sha256"] for part in parts or () for file in (part["bin"], part["idx"])}
+        expected = {
+            folder / file["file"]: file["sha256"] for part in parts or () for file in (part["bin"], part["idx"])
+        }
         found = identity.FileHashes().of(expected)
     except (KeyError, TypeError):
         raise DataError(f"{folder / MANIFEST} lacks the checksums of its parts: run its prepare stage again.") from None

@@ -283,7 +283,7 @@ def located(settings: JudgeSettings, path: Callable[[str], Path]) -> JudgeSettin
     return dataclasses.replace(settings, judge=",".join(map(place, words)), rubric=rubric)
 
 
-def outside(settings: JudgeSettings) -> dict[str, str]:
+def judge_keys(settings: JudgeSettings) -> dict[str, str]:
     """Hashes of what the verdicts depend on and the settings only name: the rubric's text and what every judge is told,
     a panel's file, the weights of judges that lie on this machine. ConfigError for a file that isn't there."""
     from estbench import identity

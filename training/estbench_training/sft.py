@@ -27,7 +27,7 @@ from estbench_training.cpt.settings import Logging, Lora, Optimizer, Precision, 
 from estbench_training.evaluation import EvaluateSettings
 from estbench_training.kinds import Context, Kind, StageSettings, is_path
 from estbench_training.prepare.settings import DecontaminateSettings
-from estbench_training.sieve import Choice
+from estbench_training.sieve import Choice, tests_of
 from estbench_training.templates import LossOn, check_name
 from estbench_training.tuned import SoFar, Tuned, common
 
@@ -65,7 +65,9 @@ class SftSettings(StageSettings):
     bad_rows: Literal["error", "drop"] = "error"  # of which nothing is learnt, or with control tokens in the text
     packing: bool = True
     replay: Replay | None = None
-    decontaminate: Choice = field(default_factory=DecontaminateSettings)  # of files; stages that make rows have looked already
+    decontaminate: Choice = field(
+        default_factory=DecontaminateSettings
+    )  # of files; stages that make rows have looked already
     limit: int | None = None  # only so many conversations, the first ones
     epochs: float = 2.0
     steps: int | None = None  # instead of epochs
@@ -139,7 +141,8 @@ class SftSettings(StageSettings):
         return tuple(name for name in own if is_path(name) or name.endswith(".jinja"))
 
     def outside(self, recipe: Recipe) -> Mapping[str, str]:
-        return templates.digests(self.template)
+        files = any(not name.endswith(".jinja") for name in self.files())
+        return templates.digests(self.template) | (tests_of(self.decontaminate, recipe) if files else {})
 
 
 def run(settings: SftSettings, context: Context) -> None:

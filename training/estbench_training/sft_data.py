@@ -118,7 +118,9 @@ class _Maker:
             "conversations": counts["rows"],
             "learnt_tokens": counts["learnt"],
             "split_borders": counts["split"],
-            "left_out": {name[5:]: count for name, count in sorted(counts.items()) if count and name.startswith("left ")},
+            "left_out": {
+                name[5:]: count for name, count in sorted(counts.items()) if count and name.startswith("left ")
+            },
             "too_long": counts["too long"],
             "lost_tokens": counts["tokens lost"],
             "lost_share": round(counts["tokens lost"] / max(1, read), 6),
@@ -141,7 +143,7 @@ class _Maker:
     def _provenance(self) -> Provenance:
         """What the stages that are read say of their data, and what the sieve has done with that of files."""
         replay = self.settings.replay
-        places = [(self.context.source(name), None) for name in self.settings.sources]
+        places: list[tuple[Path, str | None]] = [(self.context.source(name), None) for name in self.settings.sources]
         places += [(self.context.source(replay.data), replay.source)] if replay else []
         known = [of_folder(path, source) for path, source in places if path.is_dir()]
         sources: dict[str, Known] = {}

@@ -14,7 +14,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from estbench.cards import Decontaminated
@@ -24,6 +23,7 @@ from estbench_training.rows import batches
 
 if TYPE_CHECKING:
     from estbench_training.prepare.decontaminate import Finder, Tests
+    from estbench_training.recipe import Recipe
 
 Choice = DecontaminateSettings | Literal["none"]
 AT_ONCE = 1000  # rows that are looked at together
@@ -74,9 +74,7 @@ class Sieve:
         from estbench_training.prepare import decontaminate
 
         if self._tests is None or self._finder is None:
-            place = settings.data
-            data = None if place is None else Path(place) if place == "samples" else self._context.path(place)
-            self._tests = decontaminate.collect(settings, data)
+            self._tests = decontaminate.collect(settings, settings.folder(self._context.recipe))
             if self._tests.missing:
                 self._context.say(f"Not looked for, their data is not here: {', '.join(self._tests.missing)}.")
             folder = self._context.folder / f".tests-{os.environ.get('RANK', '0')}"
@@ -91,6 +89,15 @@ class Sieve:
     def row(self) -> dict[str, object]:
         """What a manifest says of it: how many rows were looked at and left out, and whose tests they held."""
         return {"documents": self._looked, "removed": self.removed, "by_task": dict(sorted(self.by_task.items()))}
+
+
+def tests_of(settings: Choice, recipe: Recipe) -> dict[str, str]:
+    """{"tests": hash of what would be looked for}, for the key of a stage that reads files; empty where nothing is."""
+    if settings == "none":
+        return {}
+    from estbench_training.prepare import decontaminate
+
+    return {"tests": decontaminate.tests_key(settings, settings.folder(recipe))}
 
 
 def text_of(messages: Sequence[Mapping[str, str]]) -> str:

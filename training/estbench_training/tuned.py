@@ -1,14 +1,14 @@
 """A training on one of TRL's trainers, whatever it learns from: what is kept on the way, evaluated, resumed and left.
 
-    class Training(Tuned):              # sft and dpo
-        STAGE = "sft"
-        def make_trainer(self): …       # TRL's
-        def begin(self, model): …       # checks before the first step
-        def record(self, step, logs, so_far): …      # a line of log.jsonl
-        def report(self): …             # what data.json says: sources, tokens, where they come from
+class Training(Tuned):              # sft and dpo
+    STAGE = "sft"
+    def make_trainer(self): …       # TRL's
+    def begin(self, model): …       # checks before the first step
+    def record(self, step, logs, so_far): …      # a line of log.jsonl
+    def report(self): …             # what data.json says: sources, tokens, where they come from
 
-    made.train()                        # from the start, or from the last whole checkpoint
-    made.export()                       # model/, with its card
+made.train()                        # from the start, or from the last whole checkpoint
+made.export()                       # model/, with its card
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Tuned(ABC):
         longest = self.checkpoint.max_length
         if longest is not None and settings.max_length > longest:
             raise ConfigError(f"max_length: {settings.max_length:,} is more than the model's {longest:,} positions.")
+        tuning.check_memory(settings, self.checkpoint, tuning.node_memory())
         self.model = tuning.load(settings, context.start)
         install(chat, self.model, context.say)
         self.steps = settings.steps or max(1, round(settings.epochs * math.ceil(rows / settings.batch)))

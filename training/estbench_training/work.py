@@ -7,7 +7,7 @@ work.flops(shape), work.memory(shape, machine, gpus)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -45,6 +45,8 @@ class Work:
     input_embeddings: bool = True  # whether they are trained, too
     copies: float = 0.0  # of the weights in fp32, beside them
     passes: float = 1.0  # arithmetic, in forward and backward passes: more where a reference model answers, too
+    whole: bool = False  # whether each process reads all of the model, also if it is sharded then
+    evaluated: int = 0  # bytes of a weight of the model that the first device evaluates on the way; 0: none
     note: str = ""
 
     @property
@@ -74,6 +76,16 @@ class Work:
             copies=self.copies,
         )
 
+    def host(self, size: Shape, machine: Machine, gpus: int) -> float:
+        """Bytes of a node's own memory, at most."""
+        processes = min(gpus, machine.per_node) if self.whole or self.shard == "none" or gpus == 1 else 0
+        return memory.host_bytes(size, precision=self.precision, processes=processes)
+
+    def evaluating(self, size: Shape, machine: Machine, gpus: int) -> float | None:
+        """Bytes of the first device while it evaluates: what training keeps between steps, and the model once more."""
+        kept = self.memory(size, machine, gpus)
+        return kept.weights + kept.optimizer + self.evaluated * size.parameters if self.evaluated else None
+
     def undivided(self, gpus: int) -> str:
         """Why so many devices can't share a step equally, or nothing."""
         if self.sequences % (gpus * self.micro) == 0:
@@ -87,14 +99,39 @@ class Work:
         """What to change so that a device has room for it, the cheapest first."""
         room = f"needs more than a device's {machine.memory / GIB:.0f} GiB"
         leanest = replace(self, checkpointing="full")
+        changes = [] if self.checkpointing == "full" else ["recompute activations"]
         if leanest.memory(size, machine, gpus).fits(machine.memory):
             return f"{room}: recompute activations (activation_checkpointing)"
         shared = replace(leanest, shard="full")
+        if self.shard != "full":
+            changes.append("shard: full")
         for times in range(MOST_DOUBLINGS + 1):
             if shared.memory(size, machine, gpus << times).fits(machine.memory):
-                more = f", and {gpus << times} devices" if times else ""
-                return f"{room}: recompute activations, shard: full{more}"
+                more = [f"{gpus << times} devices"] if times else []
+                return f"{room}: {_listed([*changes, *more])}"
         return f"{room}: take a smaller micro_batch or sequence, or lora"
+
+    def other_room(self, size: Shape, machine: Machine, gpus: int) -> str:
+        """Why evaluations, or reading and writing the model, have no room, and what to change; or nothing."""
+        notes = []
+        evaluating, host = self.evaluating(size, machine, gpus), self.host(size, machine, gpus)
+        if evaluating is not None and evaluating > machine.memory * (1 - memory.OVERHEAD):
+            notes.append(
+                f"an evaluation here takes {evaluating / GIB:,.0f} GiB of the first device, which has "
+                f"{machine.memory / GIB:.0f}: say where: none, and export: {{every: …}} for a job of its own "
+                "(docs/slurm.md)"
+            )
+        if host > machine.host:
+            reads = "each process reads the whole model" if self.whole or self.shard == "none" else "writing the model"
+            notes.append(
+                f"{reads}: {host / GIB:,.0f} GiB of a node's own memory, which has {machine.host / GIB:,.0f}; it needs "
+                "nodes with more, or fewer processes on each"
+            )
+        return "; ".join(notes)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def work_of(settings: StageSettings, rows: int | None = None) -> Work | None:
@@ -137,7 +174,15 @@ def _cpt(settings: CptSettings) -> Work:
         trained=trained,
         input_embeddings=settings.freeze in ("none", "embeddings"),
         copies=0.0 if settings.average.kind == "none" else 1.0,
+        whole=settings.freeze == "lora",
+        evaluated=_evaluated(settings),
     )
+
+
+def _evaluated(settings: CptSettings) -> int:
+    if settings.evaluate is None or settings.evaluate.where != "here":
+        return 0
+    return 4 if "float32" in (settings.export.dtype, settings.evaluate.options.get("dtype")) else 2
 
 
 def _tuning(settings: SftSettings | DpoSettings, rows: int | None, sides: int, passes: float = 1.0) -> Work:
@@ -159,6 +204,7 @@ def _tuning(settings: SftSettings | DpoSettings, rows: int | None, sides: int, p
         trained=lambda size: 1.0 if rank is None else adapted(size, rank),
         input_embeddings=rank is None,
         passes=passes,
+        whole=True,
         note=UNBUILT if steps is None else AT_MOST,
     )
 

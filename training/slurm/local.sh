@@ -11,6 +11,7 @@ INSIDE=(env "PATH=$VENV/bin:$PATH")
 
 EACH=()
 ONE=()
+LATER=10 # seconds that the stand-in for srun has to end its processes in
 
 # A stand-in for srun: as many processes as --ntasks-per-node says; the exit code is the highest of theirs.
 srun() {
@@ -20,7 +21,8 @@ srun() {
     if [[ "$1" == --ntasks-per-node=* ]]; then count="${1#*=}"; fi
     shift
   done
-  trap '((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null || true' TERM
+  timer=""
+  trap 'ask_all' TERM
   for ((rank = 0; rank < count; rank++)); do
     SLURM_PROCID="$rank" SLURM_LOCALID="$rank" SLURM_NTASKS="$count" "$@" &
     pids+=("$!")
@@ -32,6 +34,17 @@ srun() {
     # One that failed takes the others with it: they would wait for it.
     if ((code != 0 && code != 75)); then kill -TERM "${pids[@]}" 2>/dev/null || true; fi
   done
+  in_time
   exit "$status"
+}
+
+ask_all() {
+  if ((${#pids[@]} == 0)); then return 0; fi
+  kill -TERM "${pids[@]}" 2>/dev/null || true
+  if [[ -z "$timer" ]]; then
+    LATER=0
+    late "${pids[@]}" >/dev/null 2>&1 &
+    timer=$!
+  fi
 }
 scontrol() { hostname; }

@@ -28,6 +28,12 @@ alone() {
     "${INSIDE[@]}" python -m estbench_training recipe="$RECIPE" output_dir="$OUTPUT" stage="$1" "${WORDS[@]}"
 }
 
+# Looks whether stages that need a network were done before: else the job ends here, and no node waits in vain.
+prepared() {
+  exec_srun --nodes=1 --ntasks=1 --ntasks-per-node=1 "${ONE[@]}" \
+    "${INSIDE[@]}" python -m estbench_training.slurm recipe="$RECIPE" output_dir="$OUTPUT" stage="$1" "${WORDS[@]}"
+}
+
 # A process for each GPU of all nodes. When the first one has ended, the others have two minutes.
 together() {
   exec_srun --ntasks-per-node="$PER_NODE" --wait=120 "${EACH[@]}" \
@@ -40,9 +46,37 @@ exec_srun() {
 }
 
 # SLURM sends SIGTERM to this script 300 s before the time is up. It goes to all processes; they store their state and
-# end with 75, the job is queued again and goes on from there. A stage that is done is not run again.
-child="" asked=""
-trap 'asked=yes; [[ -z "$child" ]] || kill -TERM "$child" 2>/dev/null || true' TERM INT
+# end with 75, the job is queued again and goes on from there. A stage that is done is not run again. What has not ended
+# after GRACE seconds is ended, for SLURM would take this script with it: then the job goes on from an earlier state.
+child="" asked="" timer=""
+GRACE="${GRACE:-240}"
+trap 'ask' TERM INT
+
+ask() {
+  asked=yes
+  if [[ -n "$child" ]]; then
+    kill -TERM "$child" 2>/dev/null || true
+    if [[ -z "$timer" ]]; then
+      late "$child" >/dev/null 2>&1 &
+      timer=$!
+    fi
+  fi
+}
+
+# Ends processes after GRACE seconds, unless it is ended itself.
+late() {
+  local sleeping
+  sleep "$GRACE" "${LATER:-0}" &
+  sleeping=$!
+  trap 'kill "$sleeping" 2>/dev/null; exit 0' TERM
+  wait "$sleeping"
+  kill -KILL "$@" 2>/dev/null || true
+}
+
+in_time() {
+  if [[ -n "$timer" ]]; then kill -TERM "$timer" 2>/dev/null || true; fi
+  timer=""
+}
 
 again() {
   if [[ -z "${SLURM_JOB_ID:-}" ]]; then
@@ -78,6 +112,7 @@ stage() {
   child=$!
   await "$child" || status=$?
   child=""
+  in_time
   if ((status == 75)) || { ((status != 0)) && [[ -n "$asked" ]]; }; then again; fi
   if ((status != 0)); then
     echo "$2 ended with $status." >&2

@@ -23,6 +23,7 @@ class Averages:
         self.settings = settings
         self.steps = steps
         self._weights = dict(weights) if settings.kind != "none" else {}
+        self.taken = 0  # snapshots of `last` that the mean holds; part of the state
         self.values = {name: weight.detach().to(torch.float32, copy=True) for name, weight in self._weights.items()}
 
     def update(self, step: int) -> None:
@@ -33,10 +34,12 @@ class Averages:
         into = [local(value) for value in self.values.values()]
         new = [local(weight.detach()).to(torch.float32) for weight in self._weights.values()]
         torch._foreach_lerp_(into, new, share)
+        self.taken += 1
 
-    def exported(self, step: int) -> Mapping[str, Tensor]:
-        """What stands in for the weights in a checkpoint after `step` steps: nothing before the first snapshot."""
-        return self.values if self.settings.kind == "ema" or step >= self._first else {}
+    @property
+    def exported(self) -> Mapping[str, Tensor]:
+        """What stands in for the weights in a checkpoint: nothing before the first snapshot."""
+        return self.values if self.settings.kind == "ema" or self.taken else {}
 
     @property
     def _snapshots(self) -> int:
@@ -54,7 +57,7 @@ class Averages:
         into = step - self._first
         if into < 0 or into % every:
             return None
-        return 1 / (into // every + 1)  # the first snapshot replaces what was there
+        return 1 / (self.taken + 1)  # the first snapshot replaces what was there
 
 
 def local(tensor: Tensor) -> Tensor:

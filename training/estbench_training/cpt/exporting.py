@@ -85,7 +85,7 @@ def _dtype(run: Run) -> torch.dtype:
 
 def _gathering(run: Run) -> Callable[[str, Tensor], Tensor | None]:
     """The whole of a weight, or of its average; None on processes that don't write."""
-    averages = run.averages.exported(run.step)
+    averages = run.averages.exported
     instead = {id(weight): averages[name] for name, weight in run.weights.items() if name in averages}
 
     def whole(name: str, tensor: Tensor) -> Tensor | None:

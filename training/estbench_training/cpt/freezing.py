@@ -74,6 +74,11 @@ def _add_adapters(model: Any, lora: Lora, seed: int) -> None:
         inject_adapter_in_model(config, model)
     except ValueError as error:  # no such modules, or of a kind that can't be adapted
         raise ConfigError(f"lora.modules: {' '.join(str(error).split())[:300]}") from None
+    if hasattr(model.get_output_embeddings(), "base_layer"):
+        raise ConfigError(
+            "lora.modules: the loss is taken from the output layer's own weights, so that an adapter there learns "
+            "nothing: leave it out, or train it whole (lora.whole: [lm_head])."
+        )
     names = dict(model.named_modules())
     for wanted in lora.whole:
         found = [module for name, module in names.items() if name.rpartition(".")[2] == wanted]

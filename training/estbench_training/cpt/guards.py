@@ -91,6 +91,11 @@ class Guard:
         self._bad += 1
         return self._give_up() if self._bad >= self.settings.patience else "skip"
 
+    @property
+    def repeated(self) -> bool:
+        """Whether training was rolled back before, and has not gone well since."""
+        return self._roll_backs > 1
+
     def forget(self) -> None:
         """What was usual no longer is: only NaN is bad until there are enough new steps."""
         self._losses.clear()

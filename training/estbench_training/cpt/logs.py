@@ -162,7 +162,7 @@ def truncate(path: Path, step: int) -> None:
     from estbench.runs import atomic
 
     if path.is_file():
-        rows = [row for row in read(path) if row.get("to", row["step"]) <= step]
+        rows = [row for row in read(path) if row["step"] <= step]
         with atomic(path) as temporary:
             temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 

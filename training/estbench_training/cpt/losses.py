@@ -162,9 +162,16 @@ def plain_head(module: LossModel, input_ids: Tensor, position_ids: Tensor, toler
         module.chunked = True
         try:
             pieces = module(input_ids, position_ids, labels)
+            seen: list[Tensor] = []
+            head = module.model.get_output_embeddings()
+            handle = head.register_forward_hook(lambda layer, given, output: seen.append(output))
         except (AttributeError, TypeError):  # no get_decoder() or output layer as others have it
             return False
         finally:
             module.chunked = was
-        whole = summed(module(input_ids, position_ids).logits, labels)
+        logits = module(input_ids, position_ids).logits
+        handle.remove()
+        if not seen or not torch.equal(seen[-1].float().flatten(), logits.float().flatten()):
+            return False  # capped or scaled, be it ever so little
+        whole = summed(logits, labels)
     return bool((pieces - whole).abs() <= tolerance * whole.abs())

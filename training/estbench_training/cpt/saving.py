@@ -90,6 +90,12 @@ class Checkpoints:
         step: int | None = self.ranks.agree(found)
         return step
 
+    def drop(self, step: int) -> None:
+        """Remove the state of a step."""
+        with self._together(f"{self._place(step)} can't be removed"):
+            if self.ranks.main:
+                shutil.rmtree(self._place(step))
+
     def load(self, step: int, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Fill the tensors in place with the state of a step; its facts."""
         place = self._place(step)

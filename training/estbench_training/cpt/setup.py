@@ -7,7 +7,6 @@ each process reads its slices of the safetensors. Where names or tied weights do
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from estbench.checkpoint import Checkpoint, find, read_header
-from estbench.errors import ConfigError, MissingPartError, ModelError
+from estbench.errors import ConfigError, EngineError, MissingPartError, ModelError
 from estbench_training import card
 from estbench_training.cpt import flops, freezing, losses, parallel, saving
-from estbench_training.cpt.averaging import Averages
+from estbench_training.cpt.averaging import Averages, local
 from estbench_training.cpt.guards import Guard
 from estbench_training.cpt.parallel import Ranks
-from estbench_training.cpt.settings import CptSettings, Kernels
+from estbench_training.cpt.settings import CptSettings, Kernels, Precision
 from estbench_training.kinds import Context
 from estbench_training.machines import MACHINES
 
@@ -52,11 +51,17 @@ class Run:
     skipped: int = 0  # steps that the guard did not take
     joules: float | None = 0.0  # used by all GPUs in earlier attempts; None where nothing counts them
     meter: float | None = None  # of this process's node when this attempt began
+    saved: int = 0  # the step of the newest state that this attempt wrote or went on from
+    undone: int | None = None  # the step to which a roll-back went, until somebody has dropped what came after it
     tensors: dict[str, Tensor] = field(default_factory=dict)  # the state, by name
 
     def save(self) -> None:
-        """The state after `step` steps."""
+        """The state after `step` steps, unless its last update ruined the weights: nobody could go on from there."""
+        if not self.is_finite():
+            self.context.say(f"{self.context.stage.name}: step {self.step:,} is not saved, its weights are no numbers.")
+            return
         facts = {
+            "taken": self.averages.taken,
             "guard": self.guard.state(),
             "seconds": self.seconds,
             "skipped": self.skipped,
@@ -64,20 +69,26 @@ class Run:
             "world": self.ranks.world,
         }
         self.checkpoints.save(self.step, self.tensors, facts)
+        self.saved = self.step
+
+    def is_finite(self) -> bool:
+        """Whether all weights that are trained are finite numbers. All processes ask."""
+        parts = [local(weight.detach()) for weight in self.weights.values()]
+        bad = sum((~torch.isfinite(part).all()).double() for part in parts)
+        return self.ranks.total(torch.as_tensor(bad, dtype=torch.float64, device=self.ranks.device))[0] == 0
 
     def energy(self) -> float | None:
         """Joules that all GPUs have used, earlier attempts included; None where none counts. All processes ask."""
         now = meter()
         used = [0.0, 0.0] if now is None or self.meter is None else [now - self.meter, 1.0]
-        joules, nodes = self.ranks.total(*torch.tensor(used, dtype=torch.float64, device=self.ranks.device))
-        return self.joules + joules if nodes and self.joules is not None else None
+        used.append(float(counts()))
+        joules, counted, nodes = self.ranks.total(*torch.tensor(used, dtype=torch.float64, device=self.ranks.device))
+        return self.joules + joules if counted == nodes and self.joules is not None else None
 
     @property
     def turns(self) -> frozenset[int]:
-        """The steps with which another phase of the mixture begins: what was usual before is not, then."""
-        return frozenset(
-            math.ceil(phase.until * self.settings.total_steps) for phase in self.settings.mixture.phases[:-1]
-        )
+        """The steps in which another phase of the mixture begins: what was usual before is not, then."""
+        return frozenset(int(phase.until * self.settings.total_steps) for phase in self.settings.mixture.phases[:-1])
 
     def restore(self) -> None:
         """Go on from the newest state, if there is one."""
@@ -87,17 +98,25 @@ class Run:
         facts = self.checkpoints.load(step, self.tensors)
         self.step, self.seconds, self.skipped = step, float(facts["seconds"]), int(facts["skipped"])
         self.joules = facts["joules"]
+        self.saved, self.averages.taken = step, int(facts["taken"])
         self.guard = Guard(self.settings.guards, facts["guard"])
         self.context.say(f"{self.context.stage.name}: goes on after step {step:,}.")
 
     def roll_back(self) -> int:
-        """Weights, moments and averages of the newest state (its step); the data goes on after this step."""
+        """Weights, moments and averages of the newest state (its step); the data goes on after this step.
+
+        If it was returned to before, and training went wrong again at once, it is dropped, and the one before it taken.
+        """
         step = self.checkpoints.newest()
+        if step is not None and self.guard.repeated:
+            self.checkpoints.drop(step)
+            step = self.checkpoints.newest()
         if step is None:
-            raise ModelError(
+            raise EngineError(
                 "Training diverges before the first state was saved: lower rate, lengthen warmup, or lower save.every."
             )
-        self.checkpoints.load(step, self.tensors)
+        facts = self.checkpoints.load(step, self.tensors)
+        self.averages.taken, self.undone = int(facts["taken"]), step
         return step
 
 
@@ -176,19 +195,20 @@ def _config(base: Checkpoint, settings: CptSettings) -> Any:
     longest = base.max_length
     if longest is not None and settings.sequence > longest:
         raise ConfigError(f"sequence: {settings.sequence} is longer than the {longest} positions of {base.name}.")
-    config._attn_implementation = attention(settings.kernels)
+    config._attn_implementation = attention(settings.kernels, settings.precision)
     config.dtype = _dtype(settings)
     return config
 
 
-def attention(kernels: Kernels) -> str:
+def attention(kernels: Kernels, precision: Precision) -> str:
     """The implementation of attention; MissingPartError if the one that is asked for isn't installed."""
     installed = importlib.util.find_spec("flash_attn") is not None
     if kernels.attention == "flash_attention_2" and not installed:
         raise MissingPartError("kernels.attention: flash_attention_2 needs flash-attn, which isn't installed.")
     if kernels.attention != "auto":
         return kernels.attention
-    return "flash_attention_2" if installed and torch.cuda.is_available() else "sdpa"
+    fits = installed and torch.cuda.is_available() and precision != "fp32"  # it computes in 16 bits only
+    return "flash_attention_2" if fits else "sdpa"
 
 
 def _loaded(base: Checkpoint, config: Any, settings: CptSettings) -> Any:
@@ -341,7 +361,12 @@ def make_optimizer(settings: CptSettings, weights: Mapping[str, nn.Parameter], r
 
 def meter() -> float | None:
     """The counters of a node's GPUs in joules, read by one of its processes."""
-    return card.energy_joules() if os.environ.get("LOCAL_RANK", "0") == "0" else None
+    return card.energy_joules() if counts() else None
+
+
+def counts() -> bool:
+    """Whether this process is the one of its node that reads the counters."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def utilisation(run: Run) -> Callable[[float], float | None]:

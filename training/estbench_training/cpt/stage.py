@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from estbench.errors import ConfigError, DataError, EngineError
 from estbench_training.cpt.settings import CptSettings
-from estbench_training.evaluation import Decision, Evaluator
+from estbench_training.evaluation import Decision, Evaluator, Interrupted
 from estbench_training.kinds import Context, is_path
 from estbench_training.mixture import Mixture
 from estbench_training.packing import Batches, self_test
@@ -34,9 +34,11 @@ def run(settings: CptSettings, context: Context) -> None:
     """Train, and leave model/, log.jsonl, curves.svg and the checkpoints that were asked for. On all processes."""
     from estbench_training.cpt import parallel
 
-    if context.model_folder.exists():  # it appears whole, as the last thing
-        return
     ranks = parallel.join(settings.parallel)
+    if ranks.agree(context.model_folder.exists()):  # it appears whole, as the last thing
+        if ranks.main:
+            shutil.rmtree(context.folder / "resume", ignore_errors=True)
+        return
     with _explained(settings):
         _train(settings, context, ranks)
 
@@ -45,7 +47,7 @@ def _train(settings: CptSettings, context: Context, ranks: Ranks) -> None:
     from estbench_training.cpt import exporting, loop, plots, setup
     from estbench_training.cpt.logs import Log
 
-    batches = open_batches(settings, context)
+    batches = open_batches(settings, context, ranks)
     run = setup.build(settings, context, ranks)
     with setup.computing(settings, ranks):
         length = settings.sequence if settings.compile else min(SELF_TEST, run.base.max_length or SELF_TEST)
@@ -66,6 +68,8 @@ def _train(settings: CptSettings, context: Context, ranks: Ranks) -> None:
             loop.train(run, batches, log, looks, setup.utilisation(run))
     if ranks.main:
         plots.curves(context.folder, context.model_name)
+    if not run.is_finite():
+        raise EngineError("The last step left weights that are no numbers: lower rate, or lengthen warmup.")
     exporting.export(run, batches, context.model_folder, final=True)
     if ranks.main:
         shutil.rmtree(context.folder / "resume", ignore_errors=True)
@@ -100,14 +104,28 @@ def _cures(settings: CptSettings) -> list[str]:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def open_batches(settings: CptSettings, context: Context) -> Batches:
-    """The mixture over all shards that the stage names. DataError, ConfigError: they don't fit, or aren't there."""
+def open_batches(settings: CptSettings, context: Context, ranks: Ranks) -> Batches:
+    """The mixture over all shards that the stage names. DataError, ConfigError: they don't fit, aren't there, or are
+    damaged."""
     expected = tokenizer_hash(context.start)
     shards = {name: Shards.open(folder, expected) for name, folder in _folders(settings, context).items()}
+    if damage := ranks.agree(_damage(shards.values()) if ranks.main else None):
+        raise DataError(damage)
     tokens = {name: found.tokens for name, found in shards.items()}
     samples = settings.total_steps * settings.batch_sequences
     mixture = Mixture(settings.mixture, tokens, settings.sequence, samples, context.seed)
     return Batches(mixture, shards, settings.batch_sequences, settings.micro_batch)
+
+
+def _damage(shards: Iterable[Shards]) -> str | None:
+    """What is wrong with the first file that isn't what it was when it was written; files are read once, then known by
+    their times."""
+    try:
+        for found in shards:
+            found.check()
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def _folders(settings: CptSettings, context: Context) -> dict[str, Path]:
@@ -146,26 +164,46 @@ class Looks:
         """Whether the training is to end here."""
         from estbench_training.cpt import plots
         from estbench_training.cpt.exporting import export
+        from estbench_training.cpt.loop import StopForRequeue
 
+        self._forget(run)
         if run.ranks.main and time.monotonic() - self._drawn > DRAWN_EVERY:
             plots.curves(run.context.folder, run.context.model_name)
             self._drawn = time.monotonic()
         due = self._evaluator is not None and self._evaluator.due(run.step)
         if not due and run.step not in self._kept:
             return False
+        if due and run.saved != run.step:  # an evaluation may take longer than the job has
+            run.save()
         place = run.context.folder / "checkpoints" / f"step-{run.step:06d}"
         export(run, self._batches, place, final=False)
-        ends = bool(run.ranks.agree(due and run.ranks.main and self._evaluate(run, place)))
+        ends = run.ranks.agree(due and run.ranks.main and self._evaluate(run, place))
+        if ends is None:
+            raise StopForRequeue
         if run.step not in self._kept and run.ranks.main:
             shutil.rmtree(place, ignore_errors=True)
-        return ends
+        return bool(ends)
 
-    def _evaluate(self, run: Run, place: Path) -> bool:
+    def _forget(self, run: Run) -> None:
+        """Drop the checkpoints and evaluations of steps that a roll-back undid."""
+        if run.undone is not None and run.ranks.main:
+            for place in (run.context.folder / "checkpoints").glob("step-*"):
+                if run.undone < int(place.name.removeprefix("step-")) <= run.step:
+                    shutil.rmtree(place, ignore_errors=True)
+            if self._evaluator is not None:
+                self._evaluator.forget(run.undone)
+        run.undone = None
+
+    def _evaluate(self, run: Run, place: Path) -> bool | None:
+        """Whether the training is to end here; None: this process was asked to end meanwhile."""
         assert self._evaluator is not None
-        decision = self._evaluator(place, run.step, run.step * run.settings.batch_tokens)
-        self._note(decision)
-        if decision.stop:
-            self._note(self._evaluator.finish())
+        try:
+            decision = self._evaluator(place, run.step, run.step * run.settings.batch_tokens)
+            self._note(decision)
+            if decision.stop:
+                self._note(self._evaluator.finish())
+        except Interrupted:
+            return None
         return decision.stop
 
     def _note(self, decision: Decision) -> None:

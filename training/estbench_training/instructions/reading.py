@@ -63,8 +63,10 @@ def commit_of(source: SourceSettings) -> str | None:
 
 
 def task_key(name: str, split: str | None) -> str:
-    """A hash of a task's file and of the files that hold the rows it gives and those it tests, for the stage's key. They
-    are fetched where they are not here, as a model is; DataError if they can't be."""
+    """A hash of a task's file and of the files that hold the rows it gives and those it tests, for the stage's key.
+
+    They are fetched where they are not here, as a model is; DataError if they can't be.
+    """
     from estbench import data, identity
     from estbench.registry import Registry
 
