@@ -26,7 +26,7 @@ def edit_json(path: Path, **changes: object) -> None:
 
 def test_a_whole_checkpoint_is_described_without_torch(model: Path) -> None:
     found = checkpoint.find(str(model))
-    assert found.name == "model" and found.max_length == 512 and found.has_chat_template
+    assert found.name == f"{model.parent.name}/model" and found.max_length == 512 and found.has_chat_template
     assert 5_000 < found.parameters < 20_000
     assert found.bytes == os.path.getsize(model / "model.safetensors")
 

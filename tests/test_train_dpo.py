@@ -263,6 +263,44 @@ def test_only_one_model_is_in_memory(world: World, monkeypatch: pytest.MonkeyPat
     assert kept == [None]
 
 
+def test_evaluations_get_whole_checkpoints_with_cards_and_the_gate_may_end_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from estbench_training import tuned
+    from estbench_training.evaluation import Decision, Point
+
+    from estbench.checkpoint import find
+
+    seen: list[tuple[int, str]] = []
+
+    class Fake:
+        def __init__(self, settings: Any, context: Any, steps: int) -> None:
+            self.every = settings.every
+
+        def due(self, step: int) -> bool:
+            return bool(step % self.every == 0)
+
+        def __call__(self, folder: Path, step: int, tokens: int) -> Decision:
+            card = json.loads((folder / "train_card.json").read_text())
+            assert find(str(folder)).has_chat_template and card["tokens"] == tokens > 0 and not card["final"]
+            seen.append((step, card["name"]))
+            return Decision(step == 4, "worse", (Point(step, tokens, card["name"], "run", {"mini": 0.5}),))
+
+        def finish(self) -> Decision:
+            return Decision()
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(tuned, "Evaluator", Fake)
+    folder = world.train(evaluate={"every": 2, "tasks": "mini", "where": "here"}, steps=9)
+    assert [step for step, _ in seen] == [2, 4] and seen[0][1] == "toy-dpo-step-000002" and "worse" in world.said
+    lines = read(folder / "log.jsonl")
+    assert [row["step"] for row in lines if row["kind"] == "evaluation"] == [2, 4]
+    assert len([row for row in lines if row["kind"] == "step"]) == 4
+    assert json.loads((folder / "model" / "train_card.json").read_text())["step"] == 4
+
+
 # --- which pairs ------------------------------------------------------------------------------------------------------
 
 
@@ -294,7 +332,7 @@ def test_it_leaves_a_model_that_stops_and_says_what_it_is(shared: World, first: 
     assert (card["name"], card["kind"], card["stage"], card["step"]) == ("toy-dpo", "chat", "dpo", 3)
     assert [one["stage"] for one in card["lineage"]][-1] == "dpo" and card["tokens"] > 0
     assert {path.name for path in first.iterdir()} == {
-        *("model", "log.jsonl", "data.json", "done.json", "curves.svg"),
+        *("model", "log.jsonl", "data.json", "done.json", "curves.svg", "stage.json", "recipe.yaml"),
     }
 
 

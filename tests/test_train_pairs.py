@@ -201,7 +201,7 @@ def test_columns_as_in_helpsteer3_are_read_by_the_sign_of_the_preference(tmp_pat
 @pytest.mark.parametrize(
     ("row", "more", "message"),
     [
-        ({"prompt": "A", "chosen": "B"}, {}, "row 1 has no 'rejected'; it has prompt, chosen"),
+        ({"prompt": "A", "chosen": "B"}, {}, "row 1 has no 'rejected'; it has 'prompt', 'chosen'"),
         ({"chosen": "B", "rejected": "C"}, {}, "has no 'prompt'"),
         ({"prompt": "A", "chosen": [said("B"), USER], "rejected": "C"}, {}, "differ before their last|two answers"),
         ({"prompt": "A", "chosen": [USER, said("B")], "rejected": "C"}, {}, "differ before|user"),

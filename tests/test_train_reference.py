@@ -155,7 +155,7 @@ def test_a_pair_with_equal_sides_is_left_out_and_counted(tiny_model: Path) -> No
 
 def test_pairs_that_are_too_long_are_refused_dropped_or_cut_as_said(tiny_model: Path) -> None:
     rows = [pair("A?", "Jah. " * 20, "Ei. " * 30, id="pikk"), pair("A?", "Jah.", "Ei."), pair("Miks? " * 20, "B", "C")]
-    with pytest.raises(DataError, match=r"Pair pikk has \d+ tokens, max_length is 64: say too_long: drop"):
+    with pytest.raises(DataError, match=r"Pair 'pikk' has \d+ tokens, max_length is 64: say too_long: drop"):
         encoded(tiny_model, rows)
     _, found, counts = encoded(tiny_model, rows, too_long="drop")
     assert [one.id for one in found] == ["x:1"] and counts == {"too long": 2}
@@ -165,7 +165,7 @@ def test_pairs_that_are_too_long_are_refused_dropped_or_cut_as_said(tiny_model: 
 
 
 def test_an_empty_chosen_answer_is_refused_and_an_empty_rejected_one_is_not(tiny_model: Path) -> None:
-    with pytest.raises(DataError, match="Pair x: its chosen answer is empty"):
+    with pytest.raises(DataError, match="Pair 'x': its chosen answer is empty"):
         encoded(tiny_model, [pair("A?", " \n", "Ei.", id="x")])
     _, [found], _ = encoded(tiny_model, [pair("A?", "Jah.", "")])
     assert len(found.rejected) == 1  # a model that says nothing is what a pair may be about

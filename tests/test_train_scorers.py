@@ -68,9 +68,9 @@ def test_rules_that_give_shares() -> None:
 
 
 def test_a_row_that_a_rule_cant_use_is_named() -> None:
-    with pytest.raises(DataError, match="Row 7: the rule 'exact' needs the field 'target'"):
+    with pytest.raises(DataError, match="Row '7': the rule 'exact' needs the field 'target'"):
         RuleScorer("exact").score([prompt("?", 7)], [["a"]], silent)
-    with pytest.raises(DataError, match=r"Row 7: .*unknown instruction"):
+    with pytest.raises(DataError, match=r"Row '7': .*unknown instruction"):
         RuleScorer("ifeval").score([prompt("?", 7, instruction_id_list=["x"], kwargs=[{}])], [["a"]], silent)
     with pytest.raises(ConfigError, match="Did you mean 'exact'"):
         RuleScorer("exactt")

@@ -350,6 +350,41 @@ def test_two_processes_train_the_same_model_as_one(world: World) -> None:
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_with_unequal_rows_have_the_mean_over_all_tokens(world: World) -> None:
+    """One has a short answer, the other a long one: the loss is that of their tokens, and not the mean of two means."""
+    import torch
+    import yaml
+    from transformers import AutoModelForCausalLM
+
+    rows = [talk(0), {**talk(1), "messages": [talk(1)["messages"][0], {"role": "assistant", "content": SAID[2] * 3}]}]
+    rows[0]["messages"] = [talk(0)["messages"][0], {"role": "assistant", "content": "a"}]
+    world.rows(rows)
+    chat = open_chat(words(), "chatml")
+    net: Any = AutoModelForCausalLM.from_pretrained(world.folder / "base", dtype=torch.float32)
+    sums, counts = [], []
+    for row in rows:
+        encoded = chat.encode([row["messages"]])[0]
+        target = torch.tensor(encoded.labels[1:])
+        logits = net(torch.tensor([encoded.ids])).logits[0, :-1]
+        sums.append(torch.nn.functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum").item())
+        counts.append(int((target != IGNORED).sum()))
+    assert counts[1] > 10 * counts[0]
+    stage = {**STAGE, "packing": False, "max_length": 256, "micro_batch": 1, "batch": 2, "steps": 1, "warmup": 0}
+    file, script = world.folder / "recipe.yaml", world.folder / "train.py"
+    file.write_text(yaml.safe_dump({"name": "demo", "base": "./base", "seed": 7, "stages": [stage]}), "utf-8")
+    script.write_text(KILL, "utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, str(script), str(file), str(world.folder / "two")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    [loss] = losses(next(iter(world.folder.glob("two/sft-*"))))
+    by_token, of_means = sum(sums) / sum(counts), (sums[0] / counts[0] + sums[1] / counts[1]) / 2
+    assert abs(by_token - of_means) > 0.01, "the two can't be told apart here"
+    assert loss == pytest.approx(by_token, abs=1e-4)
+
+
 def test_what_is_trained_is_shown_once_with_marks_where_there_is_no_terminal(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -470,7 +505,7 @@ def test_replay_takes_other_conversations_and_prepared_shards(world: World) -> N
         with Writer(world.folder / "corpus" / "shards" / source, about) as writer:
             documents = [[0, *range(40 if source == "et" else 80, 60 + n), 1] for n in range(30, 60)]
             writer.add(np.concatenate(documents).astype(np.uint32), np.array([len(one) for one in documents]))
-            writer.finish({"source": source, "licence": "cc0-1.0"})
+            writer.finish({"source": source, "licence": "cc0-1.0", "decontaminated": None})
     data = world.prepared(replay={"data": "./corpus/", "source": "et", "share": 0.3}, packing=False)
     replayed = [row for row in data.dataset() if row["labels"].count(IGNORED) == 1]
     assert data.report["replay"]["share"] == pytest.approx(0.3, abs=0.03)
