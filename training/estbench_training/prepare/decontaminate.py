@@ -85,9 +85,7 @@ def tests_key(settings: DecontaminateSettings, data_dir: Path | None) -> str:
     locked = read_lock()
     rows = []
     for card in sorted(chosen, key=lambda card: card.name):
-        of_card = {
-            key: entry for key, entry in locked.items() if card.dataset and key.startswith(f"{card.dataset[0]}:")
-        }
+        of_card = {str(ref): locked.get(str(ref)) for ref in data.references([card])}
         missing = data.missing_of_task(card, data_dir) is not None
         rows.append([card.name, identity.digest(card.path.read_text("utf-8")), of_card, missing])
     return identity.digest(rows)
