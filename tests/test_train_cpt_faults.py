@@ -208,3 +208,14 @@ def test_flash_attention_is_never_chosen_for_fp32(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert setup.attention(Kernels(), "bf16") == "flash_attention_2"
     assert setup.attention(Kernels(), "fp32") == "sdpa"
+
+
+def test_a_mixture_of_sources_that_no_stage_makes_is_refused_before_anything_runs() -> None:
+    from estbench_training.recipe import from_row
+
+    corpus = {"name": "corpus", "kind": "prepare", "sources": {"et": {"demo": "et", "documents": 9}}}
+    train = {"name": "cpt", "kind": "cpt", "data": "corpus", "rate": 1e-3, "steps": 1, "sequence": 8}
+    train |= {"batch_tokens": 8, "mixture": {"weights": {"et": 1, "ee": 1}}}
+    with pytest.raises(ConfigError, match="'ee'") as found:
+        from_row({"name": "r", "base": "demo-base", "stages": [corpus, train]}, Path())
+    assert "stage cpt" in str(found.value) and "\n" not in str(found.value)

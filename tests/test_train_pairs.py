@@ -408,7 +408,10 @@ def test_pairs_of_others_and_own_ones_stand_in_one_file(world: World, short: Non
     manifest = json.loads((folder / "manifest.json").read_text())
     assert sources["others"] == 1 and sources["prompts"] >= 1 and manifest["repeated_pairs"] == 1
     assert manifest["existing"]["others"] == {
-        **{"pairs": 2, "left_out": {}, "licence": "cc-by-4.0", "url": None},
+        "pairs": 2,
+        "left_out": {},
+        "licence": "cc-by-4.0",
+        "url": None,
     }
 
 

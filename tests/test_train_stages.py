@@ -213,3 +213,12 @@ def test_what_a_stage_was_made_of_lies_beside_it_and_its_model(tiny_model: Path,
             row = json.loads((folder / "stage.json").read_text("utf-8"))
             assert identity.digest(row) == step.key and row["seed"] == 1
             assert "# as it was" in (folder / "recipe.yaml").read_text("utf-8")
+
+
+def test_a_card_that_says_another_licence_than_the_recipe_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    made = recipe(tiny_model, tmp_path)
+    ran(made, tmp_path / "out")
+    said: list[str] = []
+    other = dataclasses.replace(made, head=dataclasses.replace(made.head, licence="llama3.1"))
+    stages.run(other, tmp_path / "out", said.append)
+    assert [line.split(":")[0] for line in said if "still has the licence of then" in line] == ["first", "second"]

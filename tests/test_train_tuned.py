@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_what_bf16_pure_loses_is_said_once() -> None:
 
 
 def test_flash_attention_is_not_for_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(tuning, "has_gpu", lambda: True)
     assert tuning.attention("auto", "bf16") == tuning.attention("auto", "bf16_pure") == "flash_attention_2"
     assert tuning.attention("auto", "fp32") == "sdpa"
@@ -76,6 +77,8 @@ def test_a_model_that_a_nodes_processes_cant_all_hold_is_refused(
     with pytest.raises(ConfigError, match="each of the node's 4 processes reads the whole model first"):
         tuning.check_memory(sharded, base, needed - 1)
     tuning.check_memory(sharded, base, needed)
+    with pytest.raises(ConfigError, match="reads the whole model first"):
+        tuning.check_memory(sharded, base, needed, copies=2)
     tuning.check_memory(settings(SftSettings), base, 1)
 
 

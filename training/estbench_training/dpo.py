@@ -222,6 +222,7 @@ class Training(Tuned):
     """DPO by TRL's DPOTrainer, with a reference from the cache."""
 
     STAGE = "dpo"
+    COPIES = 2  # TRL keeps the reference beside a policy that is sharded
     settings: DpoSettings
 
     def __init__(

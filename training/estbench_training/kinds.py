@@ -43,6 +43,9 @@ class StageSettings:
         """Files from outside, as paths or globs relative to the recipe, whose content belongs to the key."""
         return ()
 
+    def check(self, recipe: Recipe) -> None:
+        """Refuse, with a ConfigError, what can't be meant with the stages that it reads; before anything runs."""
+
     def outside(self, recipe: Recipe) -> Mapping[str, str]:
         """What else from outside belongs to the key: name -> hash (test sets, templates, a tokenizer by name)."""
         return {}

@@ -18,6 +18,7 @@ from typing import Any
 from estbench.config import read_yaml
 from estbench.errors import ConfigError, did_you_mean
 from estbench_training.kinds import Kind, StageSettings, kind_of
+from estbench_training.machines import machine_of
 from estbench_training.reading import parse
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -40,6 +41,7 @@ class Head:
         if not NAME.fullmatch(self.name):
             raise ConfigError(f"name: {self.name!r} has to be of a-z, 0-9, '.', '_' and '-', at most 64.")
         _check_seed(self.seed)
+        machine_of(self.machine)
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,11 @@ def from_row(row: object, folder: Path, text: str = "", shown: str = "The recipe
     stages = tuple(_stage(part, f"{shown}, stage {place}") for place, part in enumerate(row["stages"], 1))
     recipe = Recipe(head, stages, folder, text)
     _check_names(recipe)
+    for stage in stages:
+        try:
+            stage.settings.check(recipe)
+        except ConfigError as error:
+            raise ConfigError(f"{shown}, stage {stage.name}: {error}") from None
     return recipe
 
 

@@ -145,7 +145,7 @@ def run(recipe: Recipe, output: Path, say: Say, *, only: Sequence[str] = ()) -> 
         for step in steps:
             made[step.stage.name] = step
             if step.done:
-                _say_on_rank_0(say, rank, f"{step.stage.name}: done before, in {step.folder}")
+                _say_on_rank_0(say, rank, f"{step.stage.name}: done before, in {step.folder}{_old_head(recipe, step)}")
                 continue
             if rank != 0 and not step.stage.kind.parallel:
                 _wait(step)
@@ -212,12 +212,27 @@ def _finish(recipe: Recipe, step: Step, seconds: float) -> None:
         "name": step.stage.name,
         "kind": step.stage.kind.name,
         "seconds": round(seconds, 1),
+        "head": _head(recipe),
     }
     if step.stage.kind.makes_model:
         row["model"] = find(str(step.folder / "model")).fingerprint()
         _write_down(recipe, step, step.folder / "model")
     with atomic(step.folder / DONE) as temporary:
         temporary.write_text(json.dumps(row, indent=1) + "\n", "utf-8")
+
+
+def _head(recipe: Recipe) -> dict[str, Any]:
+    """What a model's card says of the recipe and no key depends on."""
+    return {"licence": recipe.head.licence, "languages": list(recipe.head.languages), "title": recipe.head.title}
+
+
+def _old_head(recipe: Recipe, step: Step) -> str:
+    """A warning where the card of a finished model says what the recipe no longer does."""
+    before = (_done(step.folder) or {}).get("head", {})
+    changed = [name for name, value in _head(recipe).items() if before.get(name, value) != value]
+    if not step.stage.kind.makes_model or not changed:
+        return ""
+    return f"; its card still has the {' and '.join(changed)} of then: mend model/README.md, or remove the folder"
 
 
 def _done(folder: Path) -> dict[str, Any] | None:

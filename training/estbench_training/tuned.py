@@ -52,6 +52,7 @@ class Tuned(ABC):
     """One training: the model, TRL's trainer, what is kept on the way and what comes out."""
 
     STAGE: ClassVar[str]  # as a card calls it
+    COPIES: ClassVar[int] = 1  # of the model in a process's memory before it is sharded
 
     def __init__(self, settings: tuning.TuningSettings, context: Context, chat: Chat, rows: int) -> None:
         from estbench.checkpoint import find
@@ -63,7 +64,7 @@ class Tuned(ABC):
         longest = self.checkpoint.max_length
         if longest is not None and settings.max_length > longest:
             raise ConfigError(f"max_length: {settings.max_length:,} is more than the model's {longest:,} positions.")
-        tuning.check_memory(settings, self.checkpoint, tuning.node_memory())
+        tuning.check_memory(settings, self.checkpoint, tuning.node_memory(), self.COPIES)
         self.model = tuning.load(settings, context.start)
         install(chat, self.model, context.say)
         self.steps = settings.steps or max(1, round(settings.epochs * math.ceil(rows / settings.batch)))

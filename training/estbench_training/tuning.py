@@ -168,11 +168,11 @@ def check_processes(settings: TuningSettings, say: Callable[[str], None]) -> Non
         )
 
 
-def check_memory(settings: TuningSettings, base: Checkpoint, memory: int | None) -> None:
+def check_memory(settings: TuningSettings, base: Checkpoint, memory: int | None, copies: int = 1) -> None:
     """ConfigError where the processes of a node can't all hold the model before it is sharded: each reads it whole into
-    the CPU's memory. memory: bytes of the node's, None where that isn't known."""
+    the CPU's memory. memory: bytes of the node's, None where that isn't known. copies: models of a process."""
     local, width = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 2 if settings.precision == "bf16_pure" else 4
-    needed = base.parameters * width * local
+    needed = base.parameters * width * local * copies
     if settings.shard == "full" and memory is not None and needed > memory:
         raise ConfigError(
             f"shard: full: each of the node's {local} processes reads the whole model first, together "

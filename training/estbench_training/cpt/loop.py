@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 REQUEUE = 75  # EX_TEMPFAIL: saved, and to be started again
+STOPPED = "{stage}: stopped after step {step:,}, its state is saved; the same command goes on."
 
 
 class StopForRequeue(SystemExit):
@@ -127,6 +128,7 @@ def train(
             if due or last or measured.stop:
                 run.save()
             if measured.stop and not last:
+                run.context.say(STOPPED.format(stage=run.context.stage.name, step=run.step))
                 raise StopForRequeue
             if at_step(run):
                 return

@@ -65,14 +65,15 @@ class Checkpoints:
         """Write the state after a step, and remove the oldest beyond `keep`. StoreError: the one before is intact."""
         place = self.folder / f"step-{step:06d}"
         temporary = self.folder / f".{place.name}.part"
-        with self._together(f"{place} can't be written", temporary):
+        failed = f"{place} can't be written; make room, and the same command goes on from the state before"
+        with self._together(failed, temporary):
             if self.ranks.main:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
-        with self._together(f"{place} can't be written", temporary), _quiet():
+        with self._together(failed, temporary), _quiet():
             writer = FileSystemWriter(temporary, single_file_per_rank=True, sync_files=True)
             save(dict(tensors), storage_writer=writer, process_group=self.ranks.waiting)
-        with self._together(f"{place} can't be written", temporary):
+        with self._together(failed, temporary):
             if self.ranks.main:
                 self._finish(temporary, place, {"schema": SCHEMA, "key": self.key, "step": step, **facts})
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from estbench.errors import ConfigError
 from estbench_training.cpt.schedule import DecayShape, Schedule
 from estbench_training.cpt.schedule import check as check_schedule
 from estbench_training.evaluation import EvaluateSettings
 from estbench_training.kinds import StageSettings, is_path
-from estbench_training.mixture import MixtureSettings
+from estbench_training.mixture import Mixture, MixtureSettings
+
+if TYPE_CHECKING:
+    from estbench_training.recipe import Recipe
 
 Precision = Literal["bf16", "fp32", "bf16_pure"]
+MANY = 10**15  # tokens, more than any run reads: whether there are enough is known when the shards are there
 Freeze = Literal["none", "embeddings", "lora", "ends"]
 
 
@@ -268,6 +272,15 @@ class CptSettings(StageSettings):
     def inputs(self) -> tuple[str, ...]:
         """The prepare stages."""
         return tuple(name for name in self.sources if not is_path(name))
+
+    def check(self, recipe: Recipe) -> None:
+        """The mixture is one of the sources that the prepare stages have."""
+        if any(is_path(name) for name in self.sources):
+            return  # what these have is known when they are opened
+        stages = [recipe.stage(name).settings for name in self.sources]
+        sources = [name for stage in stages for name in getattr(stage, "sources", ())]
+        if sources:
+            Mixture(self.mixture, dict.fromkeys(sources, MANY), self.sequence, 1, 0)
 
     def files(self) -> tuple[str, ...]:
         """The manifests of shards from outside: they have the checksums of what lies beside them."""

@@ -114,6 +114,9 @@ def open_batches(settings: CptSettings, context: Context, ranks: Ranks) -> Batch
     tokens = {name: found.tokens for name, found in shards.items()}
     samples = settings.total_steps * settings.batch_sequences
     mixture = Mixture(settings.mixture, tokens, settings.sequence, samples, context.seed)
+    for name, share in mixture.report().items():
+        read = f"{share.tokens:,} tokens of {name}, {share.share:.1%} of all"
+        context.say(f"{context.stage.name}: reads {read}, {share.epochs:.2f} times its {share.available:,}")
     return Batches(mixture, shards, settings.batch_sequences, settings.micro_batch)
 
 
@@ -164,7 +167,7 @@ class Looks:
         """Whether the training is to end here."""
         from estbench_training.cpt import plots
         from estbench_training.cpt.exporting import export
-        from estbench_training.cpt.loop import StopForRequeue
+        from estbench_training.cpt.loop import STOPPED, StopForRequeue
 
         self._forget(run)
         if run.ranks.main and time.monotonic() - self._drawn > DRAWN_EVERY:
@@ -179,6 +182,7 @@ class Looks:
         export(run, self._batches, place, final=False)
         ends = run.ranks.agree(due and run.ranks.main and self._evaluate(run, place))
         if ends is None:
+            self._say(STOPPED.format(stage=run.context.stage.name, step=run.step))
             raise StopForRequeue
         if run.step not in self._kept and run.ranks.main:
             shutil.rmtree(place, ignore_errors=True)

@@ -15,7 +15,6 @@ from estbench_training.prepare.pieces import Piece
 from estbench_training.shards import Numbers, Tokens, tokenizer_hash
 
 PROBE = "a"
-TOGETHER = 1 << 17  # characters that the library is handed at once: more is slower, by a tenth, for its memory
 
 
 @dataclass(frozen=True)
@@ -67,24 +66,13 @@ class Encoder:
         """(tokens of all, one document after another, uint32; the length of each, int64)."""
         found = array("I")
         lengths = []
-        for some in _divided(texts):
-            for encoding in self.backend.encode_batch_fast(some, add_special_tokens=False):
-                ids = encoding.ids
-                ids.append(self.eos)
-                found.extend(self.prefix)
-                found.fromlist(ids)
-                lengths.append(len(self.prefix) + len(ids))
+        for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False):
+            ids = encoding.ids
+            ids.append(self.eos)
+            found.extend(self.prefix)
+            found.fromlist(ids)
+            lengths.append(len(self.prefix) + len(ids))
         return np.frombuffer(found, np.uint32), np.array(lengths, np.int64)
-
-
-def _divided(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The texts in groups of about TOGETHER characters."""
-    first = size = 0
-    for number, text in enumerate(texts, 1):
-        size += len(text)
-        if size >= TOGETHER or number == len(texts):
-            yield texts[first:number]
-            first, size = number, 0
 
 
 def kept(pieces: Sequence[Piece], flags: Flags, skip: int) -> Iterator[list[str]]:

@@ -154,6 +154,7 @@ class PrepareSettings(StageSettings):
         for name in self.sources:
             if not NAME.fullmatch(name):
                 raise ConfigError(f"the source {name!r} has to be of a-z, 0-9, '.', '_' and '-', at most 64.")
+        self._check_own()
         for name in self.duplicates.keep:
             if name not in self.sources:
                 raise ConfigError(f"duplicates.keep: there is no source {name!r}.{did_you_mean(name, self.sources)}")
@@ -162,6 +163,16 @@ class PrepareSettings(StageSettings):
 
     def files(self) -> tuple[str, ...]:
         return tuple(source.path for source in self.sources.values() if source.path is not None)
+
+    def _check_own(self) -> None:
+        from estbench.estonian.language import CODES, code_of
+
+        for name, source in self.sources.items():
+            if OWN in (self.filters_of(name).languages or ()) and code_of(source.tongue) is None:
+                raise ConfigError(
+                    f"the source {name!r}: its language {source.tongue!r} can't be identified, and [own] would keep "
+                    f"anything.{did_you_mean(source.tongue, CODES)} A code such as et is meant."
+                )
 
     def outside(self, recipe: Recipe) -> Mapping[str, str]:
         from estbench_training.prepare import decontaminate

@@ -222,6 +222,8 @@ def _fault(batch: Batch, field: str) -> DataError:
         if tally.damaged:
             return DataError(f"{where} is no JSON object ({_reason(line)}): {CURE}")
         if tally.lacking:
+            if field in tally.fields:
+                return DataError(f"{where}: its {field!r} is no text: {CURE}")
             return DataError(
                 f"{where} has no text in {field!r} but {', '.join(tally.fields)}: name another field, {CURE}"
             )
