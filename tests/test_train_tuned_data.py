@@ -17,7 +17,7 @@ from chat_world import model, save, words
 from estbench_training import card, provenance, recipe, rows, stages
 from estbench_training.card import CardFacts
 from estbench_training.prepare import decontaminate
-from estbench_training.shards import Writer, tokenizer_hash
+from estbench_training.shards import Shards, Writer, tokenizer_hash
 from estbench_training.sieve import REASON
 from made_up_words import Words
 from prepare_world import made_up_tests
@@ -138,7 +138,7 @@ def test_a_manifest_that_lacks_something_is_one_line(tmp_path: Path, home: Path,
 
 def test_shards_to_replay_that_are_damaged_are_refused_with_their_place(made: Made) -> None:
     corpus = made_shards(made.folder / "corpus", made.folder / "base")
-    provenance.check_shards(corpus / "shards" / "et")
+    Shards.open(corpus / "shards" / "et").check()
     file = corpus / "shards" / "et" / "00000.bin"
     content = bytearray(file.read_bytes())
     content[40] ^= 1

@@ -213,6 +213,7 @@ def test_dpo_raises_the_preferred_style(world: World, tuned: Path) -> None:
     dpo = {
         "name": "dpo",
         "kind": "dpo",
+        "decontaminate": "none",
         "data": str(world.folder / "pairs.jsonl"),
         "max_length": 256,
         "epochs": 1,

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from estbench import identity
 from estbench.cards import Decontaminated
 from estbench.errors import DataError
 from estbench_training.rows import MANIFEST, manifest_of
@@ -111,22 +110,3 @@ def together(found: Sequence[Decontaminated | None]) -> Decontaminated | None:
     tasks = set.intersection(*(set(one.tasks) for one in known))
     documents, removed = (sum(getattr(one, name) or 0 for one in known) for name in ("documents", "removed"))
     return Decontaminated(known[0].tool, tuple(sorted(tasks)), documents, removed)
-
-
-def check_shards(folder: Path) -> None:
-    """DataError, with file and place, where a file of a source's shards is not the one that its manifest says. A file
-    that was read before and has not been touched since is not read again."""
-    from estbench_training.shards import Shards
-
-    parts = read_manifest(folder / MANIFEST).get("parts")
-    try:
-        expected = {
-            folder / file["file"]: file["sha256"] for part in parts or () for file in (part["bin"], part["idx"])
-        }
-        found = identity.FileHashes().of(expected)
-    except (KeyError, TypeError):
-        raise DataError(f"{folder / MANIFEST} lacks the checksums of its parts: run its prepare stage again.") from None
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename} is missing: copy it again, or run its prepare stage again.") from None
-    if any(found[path][0] != value for path, value in expected.items()):
-        Shards.open(folder, verify=True)

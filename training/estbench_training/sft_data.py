@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from estbench.errors import ConfigError, DataError
 from estbench.runs import write_json
 from estbench_training.kinds import Context
-from estbench_training.provenance import SHARDS, Known, Provenance, check_shards, of_folder
+from estbench_training.provenance import SHARDS, Known, Provenance, of_folder
 from estbench_training.rows import Row, batches, messages_of, read_raw, read_rows
 from estbench_training.sieve import REASON, Sieve, text_of
 from estbench_training.templates import IGNORED, Chat, Encoded
@@ -264,9 +264,9 @@ class _Maker:
             raise ConfigError(f"replay: {replay.data} has no source {replay.source!r}, only {', '.join(known)}.")
         names = known if replay.source is None else [replay.source]
         expected = tokenizer_hash(self.context.start)
-        for name in names:
-            check_shards(folder / name)
         opened = [Shards.open(folder / name, expected) for name in names]
+        for shards in opened:
+            shards.check()
         ends = [np.cumsum(shards.lengths()) for shards in opened]
         bounds = np.cumsum([0, *(len(end) for end in ends)])
         for place in np.random.default_rng([self.context.seed, 2]).permutation(int(bounds[-1])):

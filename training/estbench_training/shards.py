@@ -133,6 +133,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} can't be read ({error}): {AGAIN}.") from None
     if not isinstance(row, dict) or row.get("schema") != SCHEMA:
         raise DataError(f"{path} is no manifest of shards of this version ({SCHEMA}): {AGAIN}.")
+    try:
+        row["tokenizer"]["hash"], row["tokenizer"]["name"], row["tokens"], row["chunk_bytes"]
+        [(file["file"], file["sha256"]) for part in row["parts"] for file in (part["bin"], part["idx"])]
+    except (KeyError, TypeError):
+        raise DataError(f"{path} lacks a part of what every manifest of shards has: {AGAIN}.") from None
     return row
 
 

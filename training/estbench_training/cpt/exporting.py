@@ -154,6 +154,7 @@ def _facts(run: Run, batches: Batches, final: bool, joules: float | None) -> car
         hours=run.seconds / 3600,
         energy_kwh=None if joules is None else joules / card.JOULES,
         precision=run.settings.precision,
+        urls={name: manifest["url"] for name, manifest in manifests.items() if manifest.get("url")},
     )
 
 
