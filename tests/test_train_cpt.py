@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import training_world as world
+from estbench_training import stages
 from estbench_training.cpt import losses, plots, setup, stage
+from estbench_training.cpt.parallel import Ranks
 from estbench_training.cpt.settings import Kernels
 from estbench_training.evaluation import Decision, Point
 from estbench_training.packing import Batches
@@ -285,7 +287,10 @@ def test_a_stage_leaves_a_whole_checkpoint_with_the_tokenizer_of_its_base(
     assert model.tokenizer_hash() == base.tokenizer_hash()
     assert model.tensors.keys() == base.tensors.keys()
     assert AutoModelForCausalLM.from_pretrained(folder / "model").config.vocab_size == WORDS
-    assert {path.name for path in folder.iterdir()} == {"checkpoints", "done.json", "log.jsonl", "model"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("checkpoints", "log.jsonl", "model"),
+        *(stages.DONE, stages.STAGE, stages.RECIPE),
+    }
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
     last = world.weights(folder / "checkpoints/step-000002")
     assert world.same(last, world.weights(folder / "model"))
@@ -333,7 +338,8 @@ def test_a_model_that_mixes_documents_is_not_trained(
     path = recipe()
     with pytest.raises(ModelError, match="mixes packed documents"):
         world.train(path, tmp_path)
-    assert [file.name for file in world.stage_folder(path, tmp_path).iterdir()] == []
+    left = {file.name for file in world.stage_folder(path, tmp_path).iterdir()}
+    assert left == {stages.STAGE, stages.RECIPE}
 
 
 @pytest.mark.parametrize(
@@ -395,7 +401,7 @@ def test_a_folder_without_shards_is_refused(recipe: Recipe, tmp_path: Path) -> N
     (tmp_path / "nothing").mkdir()
     settings, made = world.context(recipe(data=str(tmp_path / "nothing")), tmp_path / "out")
     with pytest.raises(DataError, match="holds no prepared shards"):
-        stage.open_batches(settings, made)
+        stage.open_batches(settings, made, Ranks(0, 1, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(

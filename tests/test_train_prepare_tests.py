@@ -112,6 +112,12 @@ def test_left_out_it_has_to_be_written(tmp_path: Path, tokenizer: Path) -> None:
     assert any("Tests' documents stay in the training data" in line for line in said)
 
 
+@pytest.fixture
+def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ESTBENCH_DATA", raising=False)
+
+
+@pytest.mark.usefixtures("without_data")
 def test_every_test_is_looked_for_unless_said_and_missing_data_stops(tmp_path: Path, tokenizer: Path) -> None:
     write(tmp_path / "a.jsonl", [around("õ")])
     with pytest.raises(DataError, match=r"needs the data of \d+ tasks that is not here \(.* and \d+ more\)") as caught:
@@ -122,6 +128,7 @@ def test_every_test_is_looked_for_unless_said_and_missing_data_stops(tmp_path: P
         decontaminate.collect(DecontaminateSettings("belebele_et,estcopa", missing="skip"), None)
 
 
+@pytest.mark.usefixtures("without_data")
 def test_what_is_missing_may_be_left_out_and_is_named(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

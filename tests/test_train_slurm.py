@@ -79,7 +79,7 @@ def of_the_hub() -> Recipe:
     stages = [
         {"name": "corpus", "kind": "prepare", "sources": hub},
         {"name": "more", "kind": "prepare", "sources": {"et": {"demo": "et", "documents": 10}}},
-        {"name": "cpt", "data": ["corpus", "more"], **cpt},
+        {"name": "cpt", "data": ["corpus", "more"], "mixture": {"weights": {"et": 1, "en": 1}}, **cpt},
         {"name": "late", "kind": "prepare", "sources": hub},
         {"name": "again", "data": "late", **cpt},
     ]
