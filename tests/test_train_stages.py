@@ -14,7 +14,7 @@ from estbench_training import kinds, stages
 from estbench_training.recipe import Recipe, from_row
 from training_kinds import FAIL, OUTSIDE, RAN
 
-from estbench.errors import ConfigError, DataError, EngineError, ModelError, StoreError
+from estbench.errors import ConfigError, DataError, EngineError, MissingPartError, ModelError, StoreError
 
 
 @pytest.fixture(autouse=True)
@@ -222,3 +222,16 @@ def test_a_card_that_says_another_licence_than_the_recipe_is_named(tiny_model: P
     other = dataclasses.replace(made, head=dataclasses.replace(made.head, licence="llama3.1"))
     stages.run(other, tmp_path / "out", said.append)
     assert [line.split(":")[0] for line in said if "still has the licence of then" in line] == ["first", "second"]
+
+
+def test_a_library_that_is_not_installed_is_named_with_the_cure(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import training_kinds
+
+    def missing(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'trl'", name="trl")
+
+    monkeypatch.setattr(training_kinds, "WORDS", dataclasses.replace(training_kinds.WORDS, run=missing))
+    with pytest.raises(MissingPartError, match=r"needs trl: pip install 'estbench\[train\]'"):
+        ran(recipe(tiny_model, tmp_path), tmp_path / "out")

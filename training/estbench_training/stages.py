@@ -26,7 +26,7 @@ from typing import Any
 
 from estbench import identity
 from estbench.checkpoint import Checkpoint, find
-from estbench.errors import ConfigError, DataError, ModelError, StoreError
+from estbench.errors import ConfigError, DataError, MissingPartError, ModelError, StoreError
 from estbench.runs import atomic
 from estbench_training.kinds import Context, Say
 from estbench_training.recipe import Recipe, Stage
@@ -172,6 +172,10 @@ def _run(recipe: Recipe, step: Step, made: Mapping[str, Step], say: Say, rank: i
         if rank == 0:
             _write_down(recipe, step, step.folder)
         step.stage.kind.run(step.stage.settings, context)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("estbench"):
+            raise
+        raise MissingPartError(f"Stage {step.stage.name!r} needs {error.name}: pip install 'estbench[train]'") from None
     except OSError as error:
         raise StoreError(
             f"Stage {step.stage.name!r} can't go on: {error.strerror or error}"
