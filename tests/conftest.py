@@ -46,6 +46,7 @@ OUTSIDE = dict(os.environ)  # before the changes below; a process of xdist is to
 VLLM = ("tests/test_vllm_engine.py", "tests/test_vllm_server.py", "tests/test_judge_vllm.py")
 LONG = (
     *VLLM,
+    *("tests/e2e/test_training_science.py", "tests/test_train_cpt_parallel.py"),
     *("tests/test_comet.py", "tests/e2e/test_wheel.py", "tests/e2e/test_gate_action.py", "tests/test_stats_paired.py"),
     *("tests/test_distributed.py", "tests/test_board_fuzz.py", "tests/e2e/test_board_browser.py"),
     *("tests/e2e/test_board_axe.py", "tests/test_cli.py", "tests/e2e/test_gate_demo.py", "tests/e2e/test_main_job.py"),
