@@ -242,18 +242,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def appearing(place: Path) -> Iterator[Path]:
-    """A folder to write into that gets its name at the end; StoreError where there is no room."""
-    temporary = place.with_name(f".{place.name}.part")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        appear(temporary, place)
-    except OSError as error:
-        raise StoreError(f"{place} can't be written ({error.strerror or error}): make room and go on.") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
