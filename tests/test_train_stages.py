@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def made_up_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
             "words": "training_kinds:WORDS",
             "copy": "training_kinds:COPY",
             "letters": "training_kinds:LETTERS",
+            "join": "training_kinds:JOIN",
         },
     )
     RAN.clear()
@@ -235,3 +237,44 @@ def test_a_library_that_is_not_installed_is_named_with_the_cure(
     monkeypatch.setattr(training_kinds, "WORDS", dataclasses.replace(training_kinds.WORDS, run=missing))
     with pytest.raises(MissingPartError, match=r"needs trl: pip install 'estbench\[train\]'"):
         ran(recipe(tiny_model, tmp_path), tmp_path / "out")
+
+
+def joined(tiny: Path, folder: Path, *others: str, words: str = "a") -> Recipe:
+    (folder / "in.txt").write_text("one", "utf-8")
+    rows = [
+        {"name": "corpus", "kind": "words", "words": [words], "file": "in.txt"},
+        {"name": "first", "kind": "copy", "data": "corpus"},
+        {"name": "second", "kind": "copy", "model": str(tiny)},
+        {"name": "both", "kind": "join", "others": list(others)},
+    ]
+    return from_row({"name": "r", "base": str(tiny), "stages": rows}, folder)
+
+
+def test_a_stage_gets_the_folders_of_all_models_that_it_names(tiny_model: Path, tmp_path: Path) -> None:
+    steps = stages.run(joined(tiny_model, tmp_path, "first", str(tiny_model)), tmp_path / "out", lambda line: None)
+    folders = {step.stage.name: step.folder for step in steps}
+    assert (folders["both"] / "others.txt").read_text("utf-8").splitlines() == [
+        f"first={folders['first'] / 'model'}",
+        f"{tiny_model}={tiny_model}",
+    ]
+
+
+def test_another_model_makes_the_stage_anew(tiny_model: Path, tmp_path: Path) -> None:
+    assert ran(joined(tiny_model, tmp_path, "first"), tmp_path / "out")[-1] == "both"
+    assert ran(joined(tiny_model, tmp_path, "first"), tmp_path / "out") == []
+    assert ran(joined(tiny_model, tmp_path, "first", words="b"), tmp_path / "out") == ["corpus", "first", "both"]
+    other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
+    assert ran(joined(tiny_model, tmp_path, "first", str(other)), tmp_path / "out") == ["both"]
+    (other / "generation_config.json").write_text('{"eos_token_id": 5}', "utf-8")
+    assert ran(joined(tiny_model, tmp_path, "first", str(other)), tmp_path / "out") == ["both"]
+
+
+def test_models_are_needed_as_other_stages_are(tiny_model: Path, tmp_path: Path) -> None:
+    assert stages.closure(joined(tiny_model, tmp_path, "first"), ["both"]) == {"corpus", "first", "second", "both"}
+    assert stages.closure(joined(tiny_model, tmp_path), ["both"]) == {"second", "both"}
+    with pytest.raises(ConfigError, match=r"'corpus', which makes no model"):
+        joined(tiny_model, tmp_path, "corpus")
+    with pytest.raises(ConfigError, match=r"'both', which is no stage before it"):
+        joined(tiny_model, tmp_path, "both")
+    with pytest.raises(ModelError, match=r"no model 'frist'"):
+        stages.chain(joined(tiny_model, tmp_path, "frist"), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Two made-up kinds of stages, light ones, for tests of the chain: one that writes words, one that makes a model."""
+"""Made-up kinds of stages, light ones, for tests of the chain: one writes words, two make a model of one or of more."""
 
 from __future__ import annotations
 
@@ -46,6 +46,17 @@ class CopySettings(StageSettings):
         return (self.data,) if self.data else ()
 
 
+@dataclass(frozen=True)
+class JoinSettings(StageSettings):
+    """A copy of the model that it starts from, beside others that it reads."""
+
+    others: tuple[str, ...] = ()
+
+    def models(self) -> tuple[str, ...]:
+        """The others."""
+        return self.others
+
+
 def write_words(settings: WordsSettings, context: Context) -> None:
     """Writes half, breaks if it should, writes all."""
     RAN.append(context.stage.name)
@@ -62,6 +73,14 @@ def copy_model(settings: CopySettings, context: Context) -> None:
     shutil.copytree(context.start, context.model_folder, dirs_exist_ok=True)
 
 
+def join_models(settings: JoinSettings, context: Context) -> None:
+    """Copies the model that it starts from, and notes where the others are."""
+    copy_model(CopySettings(), context)
+    found = "".join(f"{name}={context.models[name]}\n" for name in settings.others)
+    (context.folder / "others.txt").write_text(found, "utf-8")
+
+
 WORDS = Kind("words", WordsSettings, write_words, needs_model=False)
 LETTERS = Kind("letters", WordsSettings, write_words, needs="tokenizer")
 COPY = Kind("copy", CopySettings, copy_model, makes_model=True)
+JOIN = Kind("join", JoinSettings, join_models, makes_model=True)

@@ -151,16 +151,15 @@ def _check_names(recipe: Recipe) -> None:
     for stage in recipe.stages:
         if stage.name in known:
             raise ConfigError(f"{recipe.name} has two stages called {stage.name!r}: names are unique.")
-        needed = [*stage.settings.inputs()]
-        if stage.common.model in all_names:
-            needed.append(str(stage.common.model))
+        models = [stage.common.model, *stage.settings.models()]
+        needed = [*stage.settings.inputs(), *(str(name) for name in models if name in all_names)]
         for name in needed:
             if name not in known:
                 late = " It has to come before." if name in all_names else did_you_mean(name, known)
                 raise ConfigError(f"Stage {stage.name!r} reads {name!r}, which is no stage before it.{late}")
         if stage.kind.needs_model and recipe.model_before(stage) is None:
             raise ConfigError(f"Stage {stage.name!r} needs a model: give the recipe a base.")
-        model = stage.common.model
-        if model in known and not recipe.stage(str(model)).kind.makes_model:
-            raise ConfigError(f"Stage {stage.name!r} starts from {model!r}, which makes no model.")
+        for model in models:
+            if model in known and not recipe.stage(str(model)).kind.makes_model:
+                raise ConfigError(f"Stage {stage.name!r} starts from {model!r}, which makes no model.")
         known.append(stage.name)

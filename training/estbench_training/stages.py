@@ -70,7 +70,11 @@ def closure(recipe: Recipe, names: Iterable[str]) -> set[str]:
     while open_:
         stage = open_.pop()
         found.add(stage.name)
-        needs = [*stage.settings.inputs(), recipe.model_before(stage) if stage.kind.needs_model else None]
+        needs = [
+            *stage.settings.inputs(),
+            *stage.settings.models(),
+            recipe.model_before(stage) if stage.kind.needs_model else None,
+        ]
         open_ += [recipe.stage(name) for name in needs if name in known and name not in found]
     return found
 
@@ -87,14 +91,22 @@ def _step(recipe: Recipe, stage: Stage, output: Path, before: Mapping[str, Step]
         "files": _hashes(recipe, stage),
         "outside": dict(stage.settings.outside(recipe)),
     }
-    if model in before:
-        made_of["model"] = before[str(model)].key
-    elif model is not None:
-        fingerprint = from_outside(recipe, model, say).fingerprint()
-        made_of["model"] = fingerprint if stage.kind.needs == "weights" else fingerprint["tokenizer"]
+    if model is not None:
+        made_of["model"] = _key_of_model(recipe, model, before, say, stage.kind.needs)
+    more = stage.settings.models()
+    if more:
+        made_of["models"] = [[name, _key_of_model(recipe, name, before, say)] for name in more]
     key = identity.digest(made_of)
-    needs = (*stage.settings.inputs(), *((model,) if model in before else ()))
+    needs = (*stage.settings.inputs(), *(name for name in (model, *more) if name in before))
     return Step(stage, key, output / f"{stage.name}-{key[:12]}", tuple(map(str, needs)), model, made_of)
+
+
+def _key_of_model(recipe: Recipe, name: str, before: Mapping[str, Step], say: Say, needs: str = "weights") -> Any:
+    """Of a stage its key, of a model from elsewhere its fingerprint, or its tokenizer's where no more is needed."""
+    if name in before:
+        return before[name].key
+    fingerprint = from_outside(recipe, name, say).fingerprint()
+    return fingerprint if needs == "weights" else fingerprint["tokenizer"]
 
 
 def seed_of(recipe: Recipe, stage: Stage) -> int:
@@ -165,7 +177,8 @@ def _run(recipe: Recipe, step: Step, made: Mapping[str, Step], say: Say, rank: i
         seed=seed_of(recipe, step.stage),
         say=say if rank == 0 else lambda line: None,
         inputs={name: made[name].folder for name in step.stage.settings.inputs()},
-        model=_start(recipe, step, made, say),
+        model=None if step.model is None else _folder_of_model(recipe, step.model, made, say),
+        models={name: _folder_of_model(recipe, name, made, say) for name in step.stage.settings.models()},
     )
     try:
         step.folder.mkdir(parents=True, exist_ok=True)
@@ -196,13 +209,11 @@ def _write_down(recipe: Recipe, step: Step, folder: Path) -> None:
         temporary.write_text(recipe.text, "utf-8")
 
 
-def _start(recipe: Recipe, step: Step, made: Mapping[str, Step], say: Say) -> Path | None:
-    """The folder of the model that a stage starts from, which is what it was when it was made."""
-    if step.model is None:
-        return None
-    if step.model not in made:
-        return from_outside(recipe, step.model, say).path
-    folder = made[step.model].folder
+def _folder_of_model(recipe: Recipe, name: str, made: Mapping[str, Step], say: Say) -> Path:
+    """The folder of a model that a stage reads, which is what it was when it was made."""
+    if name not in made:
+        return from_outside(recipe, name, say).path
+    folder = made[name].folder
     expected = (_done(folder) or {}).get("model")
     if find(str(folder / "model")).fingerprint() != expected:
         raise ModelError(f"{folder / 'model'} changed since it was made: remove {folder} to make it again.")
