@@ -55,7 +55,7 @@ def of_folder(folder: Path, source: str | None = None) -> Provenance:
     }
     return Provenance(
         {name: _known(row, path) for name, (path, row) in rows.items()},
-        tuple(_decontaminated(row, path) for path, row in rows.values()),
+        tuple(kept_out(row, path) for path, row in rows.values()),
     )
 
 
@@ -64,7 +64,7 @@ def of_manifest(row: Mapping[str, Any], path: Path) -> Provenance:
     sources = row.get("sources")
     if not isinstance(sources, Mapping):
         raise DataError(f"{path} names no sources: run its stage again.")
-    return Provenance({str(name): _known(one, path) for name, one in sources.items()}, (_decontaminated(row, path),))
+    return Provenance({str(name): _known(one, path) for name, one in sources.items()}, (kept_out(row, path),))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -87,7 +87,8 @@ def _known(row: object, path: Path) -> Known:
     return Known(licence, url)
 
 
-def _decontaminated(row: Mapping[str, Any], path: Path) -> Decontaminated | None:
+def kept_out(row: Mapping[str, Any], path: Path) -> Decontaminated | None:
+    """How tests were kept out, by a manifest; None where they weren't. DataError if it doesn't say."""
     if "decontaminated" not in row:
         raise DataError(f"{path} doesn't say whether tests were kept out: run its stage again.")
     found = row["decontaminated"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from estbench import cards
 from estbench.checkpoint import TOKENIZER_FILES
 from estbench.errors import StoreError
-from estbench_training import card
+from estbench_training import card, provenance
 from estbench_training.cpt import freezing, parallel
 from estbench_training.cpt.saving import appear, write_synced
 
@@ -150,19 +150,14 @@ def _facts(run: Run, batches: Batches, final: bool, joules: float | None) -> car
             cards.Source(name, manifests[name].get("licence"), share.tokens, round(share.share, 6))
             for name, share in shares.items()
         ),
-        decontaminated=_decontaminated([manifest.get("decontaminated") for manifest in manifests.values()]),
+        decontaminated=provenance.together(
+            [
+                provenance.kept_out({"decontaminated": None, **shards.manifest}, shards.folder)
+                for shards in batches.shards.values()
+            ]
+        ),
         hours=run.seconds / 3600,
         energy_kwh=None if joules is None else joules / card.JOULES,
         precision=run.settings.precision,
         urls={name: manifest["url"] for name, manifest in manifests.items() if manifest.get("url")},
     )
-
-
-def _decontaminated(found: Sequence[Mapping[str, Any] | None]) -> cards.Decontaminated | None:
-    """How test documents were kept out of all sources together; None if they weren't of one of them."""
-    known = [row for row in found if row]
-    if not known or len(known) < len(found):
-        return None
-    tasks = set.intersection(*(set(row["tasks"]) for row in known))
-    documents, removed = (sum(int(row[name]) for row in known) for name in ("documents", "removed"))
-    return cards.Decontaminated(str(known[0]["tool"]), tuple(sorted(tasks)), documents, removed)
