@@ -23,7 +23,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         {"stage": "sft", "name": "<b>paha</b>", "fingerprint": None, "tokens": "palju"},
         "katki",
     ]
+    parents = [
+        {"stage": "sft", "name": "alfa", "fingerprint": fingerprint("a"), "tokens": None},
+        {"stage": "base", "name": "<i>kuri</i>", "fingerprint": None},
+        "katki",
+    ]
     training = {"kind": "dpo", "stage": "dpo", "lineage": chain, "tokens": 20_000_000, "hours": 312.5}
+    training |= {"parents": parents}
     add(
         made, "delta", fingerprint("e"), documents(6), day=6, training=training, skipped={"exam_et": "it needs a token"}
     )
@@ -97,6 +103,18 @@ def test_lineage_is_linked_by_weights_and_not_by_name(web: TestClient) -> None:
     page = web.get("/mudel/delta").text
     assert "&lt;b&gt;paha&lt;/b&gt;" in page and "<b>paha" not in page
     assert "15 trln tekstiühikut".replace(" ", "\xa0", 1) in page
+
+
+def test_other_models_that_it_was_made_of_are_linked_by_weights(web: TestClient) -> None:
+    parents = web.get("/mudel/delta.json").json()["parents"]
+    assert [(parent["name"], parent["url"]) for parent in parents] == [
+        ("alfa", "/mudel/alfa-aaaaaaaa"),
+        ("<i>kuri</i>", None),
+    ]
+    page = web.get("/mudel/delta").text
+    assert "Teised mudelid, millest see on tehtud:" in page
+    assert "&lt;i&gt;kuri&lt;/i&gt;" in page and "<i>kuri" not in page
+    assert "Teised mudelid" not in web.get("/mudel/beeta").text
 
 
 def test_the_command_and_the_manifest_tell_no_place_of_the_machine(web: TestClient) -> None:

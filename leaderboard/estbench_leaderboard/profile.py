@@ -118,6 +118,7 @@ class Profile:
     history: tuple[queries.RunRow, ...]
     same_name: tuple[Model, ...]  # other weights under this name, newest first
     lineage: tuple[Ancestor, ...]
+    parents: tuple[Ancestor, ...]  # other models that it was made of
     corrections: tuple[Decision, ...]
 
 
@@ -146,6 +147,7 @@ def of(request: Request, model: Model) -> Profile:
         history=tuple(rows[:LISTED]),
         same_name=_same_name(snapshot, model),
         lineage=tuple(_lineage(snapshot, model)),
+        parents=tuple(_ancestors(snapshot, model, "parents")),
         corrections=tuple(
             decision
             for decision in snapshot.decisions
@@ -232,16 +234,21 @@ def _same_name(snapshot: Snapshot, model: Model) -> tuple[Model, ...]:
 
 def _lineage(snapshot: Snapshot, model: Model) -> list[Ancestor]:
     """From the first weights to the model itself, as its training card tells."""
-    training = model.training or {}
-    steps = training.get("lineage")
-    steps = steps if isinstance(steps, list) else []
-    found = [_ancestor(snapshot, step) for step in steps if isinstance(step, Mapping)]
+    training, found = model.training or {}, _ancestors(snapshot, model, "lineage")
     if not found:
         return []
     if found[-1].fingerprint != model.fingerprint:
         stage = as_text(fit(training.get("stage") or training.get("kind") or ""))
         found.append(Ancestor(stage, model.name, _count(training, "tokens") or None, model.fingerprint, None))
     return found
+
+
+def _ancestors(snapshot: Snapshot, model: Model, key: str) -> list[Ancestor]:
+    """The models that a list of the training card names."""
+    steps = (model.training or {}).get(key)
+    return [
+        _ancestor(snapshot, step) for step in (steps if isinstance(steps, list) else []) if isinstance(step, Mapping)
+    ]
 
 
 def _ancestor(snapshot: Snapshot, step: Mapping[str, Any]) -> Ancestor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from estbench.stats.ranks import Ranked
@@ -15,7 +15,7 @@ from estbench_leaderboard.catalogue import Language
 from estbench_leaderboard.charts import curve as chart
 from estbench_leaderboard.curve import Curve
 from estbench_leaderboard.errors import Gone, NotFound
-from estbench_leaderboard.profile import OnBoard, Profile
+from estbench_leaderboard.profile import Ancestor, OnBoard, Profile
 from estbench_leaderboard.shown import as_text, fit, line
 from estbench_leaderboard.site import Content, Request
 from estbench_leaderboard.snapshot import Model, Task
@@ -271,16 +271,7 @@ def as_data(request: Request, found: Profile, drawn: Curve | None) -> dict[str, 
         "sentence": quote(request, found),
         "version": request.snapshot.version,
         "boards": [_board(on) for on in found.boards],
-        "lineage": [
-            {
-                "stage": step.stage,
-                "name": step.name,
-                "tokens": step.tokens,
-                "fingerprint": step.fingerprint,
-                "url": None if step.model is None else url(step.model),
-            }
-            for step in found.lineage
-        ],
+        **{name: [_ancestor(step, url) for step in getattr(found, name)] for name in ("lineage", "parents")},
         "runs": [
             {"run": run.row.id, "created": run.row.created, "command": run.command, "seconds": run.row.seconds}
             | {"documents": run.documents, "tokens_forwarded": run.forwarded, "tokens_generated": run.generated}
@@ -297,6 +288,11 @@ def as_data(request: Request, found: Profile, drawn: Curve | None) -> dict[str, 
         "corrections": found.corrections,
         "curve": None if drawn is None else curve.as_data(drawn, url),
     }
+
+
+def _ancestor(step: Ancestor, url: Callable[[Model], str]) -> dict[str, Any]:
+    row = {"stage": step.stage, "name": step.name, "tokens": step.tokens, "fingerprint": step.fingerprint}
+    return row | {"url": None if step.model is None else url(step.model)}
 
 
 def _board(on: OnBoard) -> dict[str, Any]:
