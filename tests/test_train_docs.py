@@ -1,4 +1,5 @@
-"""docs/training.md is true: every key of every kind of stage is in it, and its examples are read as they stand."""
+"""docs/training.md and docs/merging.md are true: every key of every kind of stage is in them, and their examples are
+read as they stand."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from estbench_training.reading import parse
 from estbench_training.recipe import Common, Head, load
 
 ROOT = Path(__file__).parents[1]
-DOCS = (ROOT / "docs" / "training.md").read_text("utf-8")
+DOCS = "\n".join((ROOT / "docs" / name).read_text("utf-8") for name in ("training.md", "merging.md"))
 BLOCKS = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)
 
 

@@ -304,8 +304,19 @@ def test_a_lora_needs_gradients_and_moments_for_its_adapters_only() -> None:
     assert 0.74 < lora.flops / whole.flops < 0.75
     size = shape(LLAMA_8B)
     assert adapted(size, 16) * multiplied(size) == 41_943_040  # peft's trainable parameters for 8B, r=16, all linear
+    beside = planned(CPT | {"freeze": "lora", "lora": {"rank": 32, "whole": ["embed_tokens", "lm_head"]}})
+    assert beside.memory and beside.flops and beside.flops > lora.flops
+    assert beside.memory.optimizer - lora.memory.optimizer == pytest.approx(8 * 2 * size.embeddings / 8)
     embeddings = planned(CPT | {"freeze": "embeddings"})
     assert embeddings.memory and embeddings.memory.optimizer == pytest.approx(8 * 2 * size.embeddings / 8)
+
+
+def test_a_stage_that_gives_another_vocabulary_changes_the_rows_of_all_behind_it() -> None:
+    vocab = {"name": "vocab", "kind": "vocab", "mode": "extend", "data": {"et": {"demo": "et", "documents": 10}}}
+    size = shape(LLAMA_8B)
+    for more, rows in (({"size": 160_256}, 160_256), ({"size": 160_001, "pad_to": 128}, 160_128)):
+        found = planned({**vocab, **more}, CPT).parameters
+        assert found == size.parameters + 2 * (rows - size.vocab) * size.hidden
 
 
 def test_only_the_stages_asked_for_and_what_they_need_are_planned() -> None:

@@ -14,7 +14,9 @@ from estbench_training.prepare.settings import SourceSettings
 from made_up_words import Words
 from prepare_world import write
 
+from estbench import demo
 from estbench.contamination import corpus
+from estbench.demo import english
 from estbench.errors import ConfigError, DataError
 
 TEXTS = [Words(7).text(3, 30) for _ in range(40)]
@@ -203,3 +205,20 @@ def test_a_fault_of_the_hub_is_one_clear_line(hub: list[dict[str, Any]], monkeyp
         sources.commit_of(settings(hub="owner/name"))
     assert "\n" not in str(e.value)
     assert sources.commit_of(settings(path="a.jsonl")) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "language", "within"), [("mini_qa_en", "en", "Question:"), ("mini_qa", "et", "Küsimus:")]
+)
+def test_a_task_of_the_demo_world_can_be_read_as_text(task: str, language: str, within: str) -> None:
+    source = SourceSettings(demo=task, documents=20)
+    texts = [text for batch in sources.batches(source, [], 1, None, 0) for text, _ in batch.content]
+    assert source.tongue == language
+    assert len(texts) == 20 and all(within in text for text in texts)
+    tests = {f"{doc['context']}" for doc in (english.rows(task) if language == "en" else demo.rows(task))["test"]}
+    assert not [text for text in texts if any(context in text for context in tests)]
+
+
+def test_a_task_that_the_demo_world_lacks_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"'mini_qq' is none of .* Did you mean 'mini_qa'"):
+        SourceSettings(demo="mini_qq", documents=20)

@@ -20,7 +20,7 @@ from estbench.home import project_file
 from estbench.registry import Registry
 
 FOLDER = project_file("training/recipes")
-OURS = ("llammas", "estllm-8b", "estllm-70b")  # demo has its own tests
+OURS = ("llammas", "estllm-8b", "estllm-70b", "lep-et")  # demo has its own tests
 
 
 def opened(name: str) -> Recipe:

@@ -26,6 +26,10 @@ KINDS: Mapping[str, str] = {
     "sft": "estbench_training.sft:SFT",
     "pairs": "estbench_training.pairs:PAIRS",
     "dpo": "estbench_training.dpo:DPO",
+    "answers": "estbench_training.answers:ANSWERS",
+    "merge": "estbench_training.merge:MERGE",
+    "vocab": "estbench_training.vocab:VOCAB",
+    "lep": "estbench_training.lep:LEP",
 }
 
 
@@ -38,6 +42,14 @@ class StageSettings:
     def inputs(self) -> tuple[str, ...]:
         """The earlier stages that it reads, beside the model that it starts from."""
         return ()
+
+    def models(self) -> tuple[str, ...]:
+        """More models that it reads: stages that make one, or models from elsewhere (a folder, owner/name, demo)."""
+        return ()
+
+    def vocabulary(self) -> int | None:
+        """How many rows the embeddings have that it makes; None where it doesn't change that, or it isn't known."""
+        return None
 
     def files(self) -> tuple[str, ...]:
         """Files from outside, as paths or globs relative to the recipe, whose content belongs to the key."""
@@ -85,6 +97,7 @@ class Context:
     say: Say
     inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)  # the folders of the stages it names
     model: Path | None = None  # the checkpoint that it starts from
+    models: Mapping[str, Path] = dataclasses.field(default_factory=dict)  # the folders of the other models, by name
 
     @property
     def model_folder(self) -> Path:

@@ -99,14 +99,23 @@ def wanted(recipe: Recipe, only: Sequence[str] = ()) -> list[Stage]:
 
 
 def shape_of(recipe: Recipe, stage: Stage) -> Shape | None:
-    """The shape of the model that a stage starts from, which no stage changes; None where it isn't known here."""
-    from estbench.checkpoint import Checkpoint, find
+    """The shape of the model that a stage starts from; None where it isn't known here.
 
+    No stage changes it but for the rows of the embeddings: those are as many as the newest vocab stage says.
+    """
+    rows: int | None = None
     model = recipe.model_before(stage)
     while model is not None and model in (earlier.name for earlier in recipe.stages):
-        model = recipe.model_before(recipe.stage(model))
-    if model is None:
-        return None
+        made_by = recipe.stage(model)
+        rows = rows or made_by.settings.vocabulary()
+        model = recipe.model_before(made_by)
+    found = None if model is None else _shape_from_outside(recipe, model)
+    return replace(found, vocab=rows) if found and rows else found
+
+
+def _shape_from_outside(recipe: Recipe, model: str) -> Shape | None:
+    from estbench.checkpoint import Checkpoint, find
+
     inside = recipe.path(model)
     try:
         if inside.is_dir():

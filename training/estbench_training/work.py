@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from estbench_training.sft import SftSettings
 
 UNBUILT = "its steps are unknown until its rows are built"
+EMBEDDINGS, HEAD = "embed_tokens", "lm_head"  # modules that are trained whole beside adapters
 AT_MOST = "at most, if all sequences are full"
 MOST_DOUBLINGS = 10  # of the devices, in search of room
 
@@ -159,7 +160,10 @@ def _cpt(settings: CptSettings) -> Work:
         if settings.freeze == "ends":
             layers = min(size.layers, settings.ends.first + settings.ends.last)
             return layers * size.layer_weights / multiplied(size)
-        return adapted(size, settings.lora.rank) if settings.freeze == "lora" else 1.0
+        if settings.freeze == "lora":
+            head = size.embeddings if (EMBEDDINGS if size.tied else HEAD) in settings.lora.whole else 0
+            return adapted(size, settings.lora.rank) + head / multiplied(size)
+        return 1.0
 
     return Work(
         sequence=settings.sequence,
@@ -172,7 +176,7 @@ def _cpt(settings: CptSettings) -> Work:
         checkpointing=settings.activation_checkpointing,
         chunked=settings.kernels.chunked_loss is not False,
         trained=trained,
-        input_embeddings=settings.freeze in ("none", "embeddings"),
+        input_embeddings=settings.freeze in ("none", "embeddings") or EMBEDDINGS in settings.lora.whole,
         copies=0.0 if settings.average.kind == "none" else 1.0,
         whole=settings.freeze == "lora",
         evaluated=_evaluated(settings),

@@ -56,7 +56,7 @@ class SourceSettings:
 
     path: str | None = None
     hub: str | None = None
-    demo: Literal["et", "en"] | None = None
+    demo: str | None = None  # text in "et" or "en", or a task's prompts and answers as text
     config: str | None = None  # of a data set on the Hub
     split: str = "train"
     revision: str | None = None
@@ -73,6 +73,11 @@ class SourceSettings:
     def __post_init__(self) -> None:
         if sum(place is not None for place in (self.path, self.hub, self.demo)) != 1:
             raise ConfigError("give one of path, hub and demo.")
+        if self.demo is not None:
+            from estbench.demo import english, tasks
+
+            if self.demo not in (known := ("et", "en", *tasks.TASKS, *english.TASKS)):
+                raise ConfigError(f"demo: {self.demo!r} is none of {', '.join(known)}.{did_you_mean(self.demo, known)}")
         if self.demo is None and (self.language is None or self.licence is None):
             raise ConfigError("language and licence have to be said: the model's card names them.")
         if (self.demo is None) != (self.documents is None):
@@ -86,7 +91,9 @@ class SourceSettings:
     @property
     def tongue(self) -> str:
         """The language that the source is said to have."""
-        return str(self.language or self.demo)
+        from estbench.demo import english
+
+        return self.language or ("en" if self.demo in ("en", *english.TASKS) else "et")
 
 
 @dataclass(frozen=True)

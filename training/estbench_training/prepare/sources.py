@@ -61,11 +61,17 @@ def batches(source: SourceSettings, files: list[Source], seed: int, commit: str 
 
 
 def _of_demo(source: SourceSettings, seed: int) -> Iterator[Batch]:
-    from estbench.demo import stream
+    from estbench.demo import english, stream
 
-    texts = islice(stream.texts(str(source.demo), f"prepare {seed}"), source.documents)
+    kind, begin = str(source.demo), f"prepare {seed}"
+    if kind in ("et", "en"):
+        texts = stream.texts(kind, begin)
+    else:
+        made = english.instructions if kind in english.TASKS else stream.instructions
+        texts = (f"{prompt} {answer}" for prompt, answer in made(kind, begin))
+    made_texts = islice(texts, source.documents)
     line = 1
-    while some := list(islice(texts, ROWS)):
+    while some := list(islice(made_texts, ROWS)):
         yield Batch(f"demo {source.demo}", line, [(text, None) for text in some])
         line += len(some)
 

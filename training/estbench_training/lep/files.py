@@ -1,0 +1,48 @@
+"""What lies beside the weights: the donor's tokenizer in the target's roles, the target's configuration, lep.json.
+
+write(folder, roles)              # config.json, generation_config.json, tokenizer, template
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from estbench.checkpoint import CONFIGS, TOKENIZER_FILES
+from estbench_training.cpt.saving import write_synced
+from estbench_training.lep.roles import Roles
+from estbench_training.vocab.resize import read_json, renumbered
+
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+TEMPLATE = "chat_template"
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "additional_special_tokens", "extra_special_tokens")
+TARGETS = (*ROLES, TEMPLATE, "model_max_length", "add_bos_token", "add_eos_token")  # keys that are the target's
+
+
+def write(folder: Path, roles: Roles) -> None:
+    """Write them all. ModelError if configuration names a token that the new vocabulary lacks."""
+    target, donor = roles.target.checkpoint.path, roles.donor.checkpoint.path
+    for name in TOKENIZER_FILES:
+        origin = target if name in TEMPLATES else donor
+        if (origin / name).exists() and name not in ("tokenizer_config.json", "special_tokens_map.json"):
+            shutil.copyfile(origin / name, folder / name)
+    for name, keys in (("tokenizer_config.json", TARGETS), ("special_tokens_map.json", ROLES)):
+        if (donor / name).exists() or name == "tokenizer_config.json":
+            theirs = _row(target / name)
+            kept = {key: value for key, value in _row(donor / name).items() if key not in keys}
+            _write(folder / name, kept | {key: theirs[key] for key in keys if key in theirs})
+    for name in CONFIGS:
+        if (target / name).exists():
+            old, new, rows = roles.target.vocabulary, roles.donor.vocabulary, roles.donor.row_count("input")
+            _write(folder / name, renumbered(read_json(target / name), old, new, rows, str(target / name)))
+
+
+def _write(path: Path, row: Mapping[str, Any]) -> None:
+    write_synced(path, json.dumps(row, indent=2, ensure_ascii=False) + "\n")
+
+
+def _row(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
