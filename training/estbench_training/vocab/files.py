@@ -1,0 +1,84 @@
+"""What stands beside the weights: tokenizer, template, configuration, with the ids of the new vocabulary.
+
+files.write(base, old, made, folder, texts)    # and the folder's tokenizer is tried: it has to be the new one
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from estbench.checkpoint import CONFIGS, Checkpoint
+from estbench.errors import ModelError
+from estbench_training.cpt.saving import write_synced
+from estbench_training.shards import load_tokenizer
+from estbench_training.vocab.forms import Vocabulary
+from estbench_training.vocab.resize import Resized, read_json, renumbered
+
+AS_THEY_ARE = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json")
+GENERIC = "PreTrainedTokenizerFast"  # does what tokenizer.json says, and nothing else
+TRIED = 2000  # characters of a text that the new tokenizer is tried with
+
+
+def vocabulary(base: Checkpoint) -> Vocabulary:
+    """The vocabulary of a model as transformers loads it. ModelError with the cure where it has no fast tokenizer."""
+    json_, slow = base.path / "tokenizer.json", base.path / "tokenizer.model"
+    if not json_.exists() and slow.exists():
+        raise ModelError(
+            f"{base.path} has tokenizer.model and no tokenizer.json: where sentencepiece is installed, load it with "
+            "AutoTokenizer and save_pretrained it, which writes one."
+        )
+    return Vocabulary.of(load_tokenizer(base.path))
+
+
+def write(base: Checkpoint, old: Vocabulary, made: Resized, folder: Path, texts: Iterable[str]) -> None:
+    """All files but the weights. ModelError where the tokenizer, loaded from there, is not the new one."""
+    new = made.adapted.vocabulary()
+    for name in CONFIGS:
+        if (base.path / name).exists():
+            row = renumbered(read_json(base.path / name), old, new, made.rows, str(base.path / name))
+            _write(folder / name, row)
+    for name in AS_THEY_ARE:
+        if (base.path / name).exists():
+            shutil.copyfile(base.path / name, folder / name)
+    made.adapted.tokenizer().save(str(folder / "tokenizer.json"))
+    _tokenizer_config(base, new, folder, texts)
+
+
+def _tokenizer_config(base: Checkpoint, new: Vocabulary, folder: Path, texts: Iterable[str]) -> None:
+    """tokenizer_config.json with the old class where that loads the new tokenizer, else with the generic one."""
+    path = base.path / "tokenizer_config.json"
+    row: dict[str, Any] = read_json(path) if path.exists() else {}
+    if "added_tokens_decoder" in row:
+        tokens = {str(token["content"]): token for token in row["added_tokens_decoder"].values()}
+        row["added_tokens_decoder"] = {
+            str(place): tokens[name] for name, place in new.specials.items() if name in tokens
+        }
+    for name in dict.fromkeys([row.get("tokenizer_class", GENERIC), GENERIC]):
+        _write(folder / "tokenizer_config.json", {**row, "tokenizer_class": name})
+        if _is_new(new, folder, texts):
+            return
+    raise ModelError(f"The tokenizer of {base.path} can't be loaded with another vocabulary: report its model.")
+
+
+def _is_new(new: Vocabulary, folder: Path, texts: Iterable[str]) -> bool:
+    """Whether transformers loads the tokenizer that was written."""
+    from tokenizers import Tokenizer
+
+    expected = Tokenizer.from_str(json.dumps(new.row))
+    try:
+        loaded = load_tokenizer(folder)
+    except ModelError:
+        return False
+    loaded.model_max_length = 1 << 40  # or it remarks on each text that is longer
+    tried = ["Tere, maailm!  \n\t õäöüšž 123", *new.specials, *(text[:TRIED] for text in texts)]
+    return len(loaded) == expected.get_vocab_size() and all(
+        loaded(text).input_ids == expected.encode(text).ids for text in tried
+    )
+
+
+def _write(path: Path, row: object) -> None:
+    write_synced(path, json.dumps(row, indent=2, ensure_ascii=False) + "\n")
