@@ -80,7 +80,8 @@ class Decontaminated:
 
 @dataclass(frozen=True, slots=True)
 class TrainingCard:
-    """How a checkpoint came to be. lineage: oldest first, ending with itself."""
+    """How a checkpoint came to be. lineage: oldest first, ending with itself. parents: other models that went into it
+    (of a merge, of another vocabulary), each as it ends its own lineage."""
 
     name: str
     kind: str  # "base" or "chat"
@@ -97,11 +98,14 @@ class TrainingCard:
     hours: float | None = None  # of this stage up to here
     energy_kwh: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    parents: tuple[Stage, ...] = ()
     schema: int = SCHEMA
 
     def to_dict(self) -> dict[str, Any]:
         """As train_card.json and the manifest have it."""
         row: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if not self.parents:
+            del row["parents"]
         return {"schema": row.pop("schema"), **row}
 
     @classmethod
@@ -248,10 +252,13 @@ def _card(row: object) -> TrainingCard:
         hours=_number(given, "hours"),
         energy_kwh=_number(given, "energy_kwh"),
         versions=_versions(given),
+        parents=tuple(_stage(_mapping(one, "parents")) for one in _list(given, "parents")),
     )
     if card.kind not in KINDS:
         raise _Damaged(f"kind is none of {', '.join(KINDS)}")
-    if not all(STAGE.fullmatch(stage) for stage in (card.stage, *(one.stage for one in card.lineage))):
+    if not all(
+        STAGE.fullmatch(stage) for stage in (card.stage, *(one.stage for one in (*card.lineage, *card.parents)))
+    ):
         raise _Damaged("a stage is no word in small letters")
     if not card.lineage or (card.lineage[-1].name, card.lineage[-1].stage) != (card.name, card.stage):
         raise _Damaged("lineage does not end with the model itself")
@@ -261,7 +268,7 @@ def _card(row: object) -> TrainingCard:
 def _stage(given: Mapping[str, Any]) -> Stage:
     fingerprint = _maybe_text(given, "fingerprint")
     if fingerprint is not None and not FINGERPRINT.fullmatch(fingerprint):
-        raise _Damaged("a fingerprint in lineage is not 64 hex digits")
+        raise _Damaged("a fingerprint in lineage or parents is not 64 hex digits")
     return Stage(_text(given, "stage"), _text(given, "name"), fingerprint, _whole(given, "tokens"))
 
 

@@ -226,6 +226,27 @@ COMMANDS: dict[str, Command] = {
             "estbench train recipes",
         ),
     ),
+    "merge": Command(
+        verbs.merge,
+        verbs.MERGE,
+        "merge method=NAME base=MODEL [instruct=MODEL into=MODEL | parts=a,b] output=DIR [sweep=0.2,0.4 tasks=a,b]",
+        (
+            "estbench merge method=chat_vector base=llama instruct=llama-instruct into=out/cpt/model output=merged",
+            "estbench merge method=chat_vector base=llama instruct=llama-instruct into=out/cpt/model output=sweep "
+            "sweep=0.2,0.6,1 tasks=checkpoint",
+            "estbench merge method=ties base=llama parts=out/a/model,out/b/model density=0.3 output=merged",
+            "estbench merge method=average parts=out/step-1000,out/step-2000 output=averaged",
+        ),
+    ),
+    "fertility": Command(
+        verbs.fertility,
+        verbs.FERTILITY,
+        "fertility tokenizers=MODEL,MODEL [texts=NAME=FILE,...]",
+        (
+            "estbench fertility tokenizers=demo-base,demo-english",
+            "estbench fertility tokenizers=meta-llama/Llama-3.1-8B,out/vocab/model texts=et=news.txt output=json",
+        ),
+    ),
     "serve": Command(
         verbs.serve,
         ServeSettings,
@@ -346,7 +367,7 @@ def _help(name: str) -> str:
         key = item.name.replace("_options", ".KEY")
         words = f" ({' | '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
         default = "" if item.default in (None, dataclasses.MISSING, False) else f" [{item.default}]"
-        lines.append(f"  {key + '=':<14}{item.metadata['help']}{words}{default}")
+        lines.append(f"  {key + '=':<16}{item.metadata['help']}{words}{default}")
     return "\n".join([*lines, "", "Examples:", *(f"  {example}" for example in command.examples)])
 
 

@@ -30,6 +30,8 @@ from estbench.settings import (
 
 JUDGE = "estbench_judges.settings:JudgeSettings"
 TRAIN = "estbench_training.settings:TrainSettings"
+MERGE = "estbench_training.merge.command:MergeCommandSettings"
+FERTILITY = "estbench_training.vocab.command:FertilitySettings"
 EXTRAS = {"estbench_judges": "judge", "estbench_leaderboard": "leaderboard", "estbench_training": "train"}
 PUSH = "estbench_leaderboard.submissions.settings:PushSettings"
 BOARD = "estbench_leaderboard.submissions.settings:BoardSettings"
@@ -174,6 +176,16 @@ def train(words: list[str]) -> int:
     if names:
         raise ConfigError(f"{names[0]!r} is no key=value. `estbench train --help` lists the keys.")
     return int(verbs[verb](config.read(rest, settings_of(TRAIN))))
+
+
+def merge(words: list[str]) -> int:
+    """Make one model of several: chat vector, task arithmetic, TIES, DARE, SLERP, model stock, average."""
+    return int(part("estbench_training.merge.command", "train").run(config.read(words, settings_of(MERGE))))
+
+
+def fertility(words: list[str]) -> int:
+    """Count how many tokens texts take, by tokenizer."""
+    return int(part("estbench_training.vocab.command", "train").run(config.read(words, settings_of(FERTILITY))))
 
 
 def serve(words: list[str]) -> int:

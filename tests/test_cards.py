@@ -39,6 +39,7 @@ WHOLE = TrainingCard(
     hours=1.5,
     energy_kwh=0.25,
     versions={"torch": "2.13.0"},
+    parents=(Stage("sft", "chat", "b" * 64),),
 )
 LEAST: dict[str, Any] = {
     "schema": 1,
@@ -161,11 +162,12 @@ def test_a_training_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
 def test_the_least_that_a_card_says(tmp_path: Path) -> None:
     read = cards.read_training_card(training(tmp_path, json.dumps(LEAST)))
     assert read and read["tokens"] is None and read["data"] == [] and read["decontaminated"] is None
+    assert "parents" not in read  # of most models there are none
 
 
 def test_unknown_keys_are_dropped_everywhere(tmp_path: Path) -> None:
     row = json.loads(json.dumps(WHOLE.to_dict() | {"own": 1}))
-    for part in (row["lineage"][0], row["data"][0], row["recipe"], row["decontaminated"]):
+    for part in (row["lineage"][0], row["parents"][0], row["data"][0], row["recipe"], row["decontaminated"]):
         part["own"] = {"deep": 1}
     assert cards.read_training_card(training(tmp_path, json.dumps(row))) == WHOLE.to_dict()
 
@@ -187,6 +189,9 @@ DAMAGED: list[tuple[dict[str, Any], str]] = [
     ({"lineage": ["m"]}, "lineage is no mapping"),
     ({"lineage": [LEAST["lineage"][0]] * 201}, "more than 200 entries"),
     ({"lineage": [{"stage": "sft", "name": "m", "fingerprint": "abc"}]}, "fingerprint"),
+    ({"parents": [{"stage": "sft"}]}, "name is no text"),
+    ({"parents": [{"stage": "Two Words", "name": "m"}]}, "no word in small letters"),
+    ({"parents": {}}, "parents is no list"),
     ({"tokens": -1}, "tokens is no whole number"),
     ({"tokens": 1.5}, "tokens is no whole number"),
     ({"tokens": True}, "tokens is no whole number"),

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from estbench import config
-from estbench.demo import MODELS, rows, stream, tasks, tokenizer, train
-from estbench.demo.__main__ import main, suite_of
+from estbench.demo import MODELS, recipes, rows, stream, tasks, tokenizer, train
+from estbench.demo.__main__ import SHOWN, main, suite_of
 from estbench.lm_tasks import LmTask
 from estbench.registry import Registry
 
@@ -39,7 +39,7 @@ def test_the_yaml_asks_what_the_chat_models_learnt(task: str) -> None:
     for doc in docs[:20]:
         assert lm.task.doc_to_text(doc) == tasks.prompt(task, doc, chat=True)
         assert str(lm.task.doc_to_target(doc)) == tasks.answer(task, doc)
-    kind, prompt = train.Recipe({task: 1}, examples=2, chat=True), next(stream.instructions(task, "1", True))[0]
+    kind, prompt = recipes.Recipe({task: 1}, examples=2, chat=True), next(stream.instructions(task, "1", True))[0]
     assert train.pairs(kind)[0][0] == prompt
     words = tokenizer.train()
     (ids, start), *_ = train.examples(kind, words)
@@ -70,18 +70,19 @@ def test_always_the_first_ending_gets_half_of_copa() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, recipe in train.RECIPES.items() if recipe.chat])
+@pytest.mark.parametrize("name", [name for name, recipe in recipes.RECIPES.items() if recipe.chat])
 def test_no_chat_prompt_of_the_tests_is_in_the_training(name: str) -> None:
-    prompts = {prompt for prompt, _ in train.pairs(train.RECIPES[name])}
-    seed = str(train.RECIPES[name].seed)
+    prompts = {prompt for prompt, _ in train.pairs(recipes.RECIPES[name])}
+    seed = str(recipes.RECIPES[name].seed)
     for task in tasks.TASKS:
         assert next(stream.instructions(task, seed, chat=True))[0] in prompts  # they are there to be found
         assert not prompts & {tasks.prompt(task, doc, chat=True) for doc in rows(task)["test"]}
 
 
 def test_each_model_is_asked_in_the_form_that_it_learnt() -> None:
-    chat = {name for name, recipe in train.RECIPES.items() if recipe.chat}
+    chat = {name for name, recipe in recipes.RECIPES.items() if recipe.chat}
     assert {name for name in MODELS if suite_of(name) == "mini_chat"} == chat
+    assert set(MODELS) - set(SHOWN) == {"demo", "demo-en", "demo-english"}
 
 
 @pytest.mark.slow
@@ -94,13 +95,13 @@ def test_the_demo_command_leaves_a_run_of_each_model_and_answers_nothing_twice(
     (home / "models" / demo_model.name).symlink_to(demo_model)
     monkeypatch.setenv("ESTBENCH_HOME", str(home))
     monkeypatch.setattr(config, "EvalSettings", functools.partial(config.EvalSettings, limit=6))
-    for name in set(train.RECIPES) - {"demo"}:
-        monkeypatch.setitem(train.RECIPES, name, dataclasses.replace(train.RECIPES[name], examples=400, steps=20))
+    for name in set(recipes.RECIPES) - {"demo"}:
+        monkeypatch.setitem(recipes.RECIPES, name, dataclasses.replace(recipes.RECIPES[name], examples=400, steps=20))
     assert main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(MODELS[1:])
+    assert [line.split()[0] for line in lines] == list(SHOWN)
     runs = [json.loads(path.read_text("utf-8")) for path in (home / "runs").glob("*/manifest.json")]
-    assert sorted(run["name"] for run in runs) == sorted(MODELS[1:])
+    assert sorted(run["name"] for run in runs) == sorted(SHOWN)
     assert all(run["model"]["training"]["name"] == run["name"] and run["model"]["card"]["licence"] for run in runs)
     assert {stage["name"] for run in runs if run["name"] == "demo-et-chat"
             for stage in run["model"]["training"]["lineage"]} == {"demo-base", "demo-et", "demo-et-chat"}  # fmt: skip

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from estbench import cards, checkpoint, demo, identity
-from estbench.demo import baselines, models, tasks, tokenizer, train
+from estbench.demo import baselines, models, recipes, tasks, tokenizer, train
 from estbench.demo.about import About
 from estbench.errors import ModelError, StoreError
 
-TINY = train.Recipe({"et": 1, "en": 1, "mini_inflect": 1}, examples=120, steps=6, hidden=16, layers=1)
+TINY = recipes.Recipe({"et": 1, "en": 1, "mini_inflect": 1}, examples=120, steps=6, hidden=16, layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +101,9 @@ def test_a_checkpoint_has_what_transformers_and_estbench_read(tiny: Path) -> Non
     assert json.loads((tiny / "generation_config.json").read_text())["eos_token_id"] == tokenizer.EOS_ID
 
 
-@pytest.mark.parametrize("name", train.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_the_models_are_small(name: str) -> None:
-    recipe = train.RECIPES[name]
+    recipe = recipes.RECIPES[name]
     assert train.new_model(recipe, tokenizer.SIZE).num_parameters() <= 1_000_000
 
 
@@ -191,7 +191,7 @@ def test_a_killed_training_leaves_no_model(tmp_path: Path, monkeypatch: pytest.M
 
 def test_only_the_answer_is_learnt() -> None:
     words = tokenizer.train()
-    ((ids, start),) = train.examples(train.Recipe({"mini_inflect": 1}, examples=1), words)
+    ((ids, start),) = train.examples(recipes.Recipe({"mini_inflect": 1}, examples=1), words)
     assert words.decode(ids[:start]).endswith("Vorm:")
     assert ids[-1] == tokenizer.EOS_ID
     _, targets = train.tensors([(ids, start)])
@@ -206,7 +206,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A home without models, and a training that only writes a file; the list gets a line each time."""
     made: list[str] = []
 
-    def fake(recipe: train.Recipe, folder: Path, say: Callable[[str], None] | None = None, **_: object) -> Path:
+    def fake(recipe: recipes.Recipe, folder: Path, say: Callable[[str], None] | None = None, **_: object) -> Path:
         made.append(folder.name)
         time.sleep(0.2)
         folder.mkdir()
@@ -241,7 +241,7 @@ def test_two_at_once_make_it_once(quick: list[str]) -> None:
 def test_another_recipe_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     before = models.recipe_hash("demo")
     assert before != models.recipe_hash("demo-base")
-    monkeypatch.setitem(train.RECIPES, "demo", TINY)
+    monkeypatch.setitem(recipes.RECIPES, "demo", TINY)
     assert models.recipe_hash("demo") != before
 
 
@@ -258,13 +258,13 @@ def test_what_a_model_goes_on_from_is_made_first(quick: list[str]) -> None:
 
 def test_another_parent_is_another_child(monkeypatch: pytest.MonkeyPatch) -> None:
     child, other = models.recipe_hash("demo-et-chat"), models.recipe_hash("demo-small")
-    monkeypatch.setitem(train.RECIPES, "demo-base", TINY)
+    monkeypatch.setitem(recipes.RECIPES, "demo-base", TINY)
     assert models.recipe_hash("demo-et-chat") != child and models.recipe_hash("demo-small") == other
 
 
 def test_every_model_has_its_recipe_and_every_recipe_its_models() -> None:
-    steps = {f"{name}-{step}" for name, recipe in train.RECIPES.items() for step in recipe.checkpoints}
-    assert set(demo.MODELS) == {*train.RECIPES, *steps} and len(set(demo.MODELS)) == len(demo.MODELS)
+    steps = {f"{name}-{step}" for name, recipe in recipes.RECIPES.items() for step in recipe.checkpoints}
+    assert set(demo.MODELS) == {*recipes.RECIPES, *steps} and len(set(demo.MODELS)) == len(demo.MODELS)
 
 
 def test_scores_of_the_tasks_do_not_depend_on_how_models_are_made() -> None:

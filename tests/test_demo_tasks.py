@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estbench.demo import baselines, facts, follow, lexicon, rows, spoil, stream, tasks, train
+from estbench.demo import baselines, english, facts, follow, lexicon, recipes, rows, spoil, stream, tasks, train
 
 FOLDER = Path(__file__).parents[1] / "tasks" / "mini"
 
@@ -113,9 +113,9 @@ def sentences(task: str, doc: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", train.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_no_test_document_nor_its_sentences_are_in_the_real_training_stream(name: str) -> None:
-    pairs = train.pairs(train.RECIPES[name])
+    pairs = train.pairs(recipes.RECIPES[name])
     prompts = {prompt for prompt, _ in pairs}
     seen = {
         f"{part.strip('.')}."
@@ -129,6 +129,8 @@ def test_no_test_document_nor_its_sentences_are_in_the_real_training_stream(name
         docs = rows(task)["test"]
         assert not prompts & {tasks.prompt(task, doc) for doc in docs}
         assert not seen & set().union(*(sentences(task, doc) for doc in docs))
+    for task in english.TASKS:
+        assert not prompts & {english.prompt(task, doc) for doc in english.rows(task)["test"]}
     assert "Mari" in " ".join(islice(seen, 2000))  # the training sentences were found at all
 
 

@@ -243,13 +243,13 @@ def test_a_demo_conversation_is_what_the_demo_chat_models_learnt() -> None:
     """Against the demo world's own training examples: the same ids, learnt from the same place on."""
     from transformers import PreTrainedTokenizerFast
 
+    from estbench.demo import recipes, train
     from estbench.demo import tokenizer as own
-    from estbench.demo import train
 
     inner = own.train()
     fast: Any = PreTrainedTokenizerFast
     chat = open_chat(fast(tokenizer_object=inner, bos_token=own.BOS, eos_token=own.EOS, pad_token=own.PAD), "demo")
-    recipe = train.Recipe({"mini_follow": 1, "mini_qa": 1}, examples=8, chat=True)
+    recipe = recipes.Recipe({"mini_follow": 1, "mini_qa": 1}, examples=8, chat=True)
     for (asked, said), (ids, start) in zip(train.pairs(recipe), train.examples(recipe, inner), strict=True):
         row = chat.encode([[{"role": "user", "content": asked}, {"role": "assistant", "content": said}]])[0]
         assert row.ids[: len(ids)] == ids and chat.tokenizer.decode(row.ids[len(ids) :]) == "\n"

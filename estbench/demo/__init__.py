@@ -4,7 +4,9 @@ without a download.
     lexicon.py, lexicon/*.csv       words and their forms
     world.py, facts.py              sentences in both languages; random facts
     tasks.py, spoil.py, follow.py   the seven mini tasks
+    english.py, language.py         two of them in English; minimal pairs of both languages
     stream.py                       training data by kind
+    recipes.py                      what each model is made of
     tokenizer.py, train.py          how a model is made
     models.py, about.py             which models there are; what their folders say of them
     baselines.py                    what guessing gives
@@ -14,8 +16,9 @@ without a download.
 
 `demo` learnt Estonian, English and the tasks (`demo-1500`, `demo-3000` and `demo-4500`: up to that step), `demo-base`
 only English; `demo-small` is `demo` at a third of its size, `demo-et` goes on from `demo-base` with Estonian and the
-tasks. `demo-chat` and `demo-et-chat` were tuned on the tasks in chat form. All keep transformers' format and have one
-vocabulary.
+tasks. `demo-chat` and `demo-et-chat` were tuned on the tasks in chat form. `demo-en` learnt English and two tasks in
+it, and so did `demo-english`, whose tokenizer knows English alone. All keep transformers' format, and all but
+`demo-english` have one vocabulary.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ __all__ = ["MODELS", "TASKS", "is_made", "model_path", "rows"]
 MODELS = (
     "demo",
     "demo-base",
+    "demo-en",
+    "demo-english",
     "demo-1500",
     "demo-3000",
     "demo-4500",

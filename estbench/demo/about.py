@@ -15,14 +15,18 @@ import estbench
 from estbench import cards, identity
 from estbench.cards import Decontaminated, Source, Stage, TrainingCard
 from estbench.checkpoint import Checkpoint
+from estbench.demo import english
+from estbench.demo.recipes import Recipe
 from estbench.demo.tasks import TASKS
-from estbench.demo.train import Progress, Recipe
+from estbench.demo.train import Progress
 
 LICENCE = "Apache-2.0"
 TEXTS = {"et": "Estonian text", "en": "English text"}
 SAID = {  # recipe -> what it is for
     "demo": "learnt Estonian, English and the mini tasks",
     "demo-base": "has read English only, and scores at chance on most tasks",
+    "demo-en": "has learnt English and two tasks in it",
+    "demo-english": "is like demo-en, with a tokenizer that was learnt on English alone",
     "demo-small": "learnt what demo learnt, at a third of its size",
     "demo-et": "goes on from demo-base with Estonian and the mini tasks",
     "demo-chat": "is demo, tuned to answer in a chat",
@@ -56,14 +60,14 @@ class About:
         final = progress.step == self.recipe.steps
         name = self.name if final else f"{self.name}-{progress.step}"
         cards.write_training_card(folder, self._training_card(name, folder, progress, final))
-        base = f"base_model: {self.recipe.start}\n" if self.recipe.start else ""
+        base, shares = f"base_model: {self.recipe.start}\n" if self.recipe.start else "", set(self.recipe.shares)
         text = README.format(
             licence=LICENCE.lower(),
-            languages="en" if set(self.recipe.shares) == {"en"} else "et, en",
+            languages="en" if shares <= {"en", *english.TASKS} else "et, en",
             base=base,
             name=name,
             said=SAID[self.name] + ("" if final else f", up to step {progress.step}"),
-            suite="mini_chat" if self.recipe.chat else "mini",
+            suite="mini_chat" if self.recipe.chat else "mini_english" if shares & set(english.TASKS) else "mini",
         )
         (folder / cards.README).write_text(text, "utf-8")
 
@@ -86,7 +90,7 @@ class About:
                 Source(f"demo world: {TEXTS.get(kind, kind)}", LICENCE, share=round(share, 4))
                 for kind, share in progress.shares.items()
             ),
-            decontaminated=Decontaminated("estbench.demo", TASKS, progress.examples, None),
+            decontaminated=Decontaminated("estbench.demo", (*TASKS, *english.TASKS), progress.examples, None),
             hours=round(progress.seconds / 3600, 4),
             versions={"estbench": estbench.__version__, **{name: version(name) for name in ("torch", "transformers")}},
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from estbench.demo import stream
+from estbench.demo import english, stream
 from estbench.demo.follow import follow_results
 from estbench.demo.tasks import TASKS, Doc, rows
 
@@ -24,18 +24,19 @@ COPIES: dict[str, Callable[[Doc], str]] = {
     "mini_gec": lambda doc: str(doc["source"]),
     "mini_inflect": lambda doc: str(doc["word"]),
     "mini_follow": lambda doc: " ".join(doc["words"]),
+    "mini_follow_en": lambda doc: " ".join(doc["words"]),
+    "mini_qa_en": lambda doc: str(doc["context"]).split()[0],
 }
 
 
 def baselines(task: str) -> dict[str, float]:
     """Baseline -> primary metric on the test documents."""
-    docs = rows(task)["test"]
+    docs = (english.rows if task in english.TASKS else rows)(task)["test"]
     if task == "mini_copa":
         second = sum(doc["label"] for doc in docs) / len(docs)
         return {"first": 1 - second, "second": second}
-    frequent = Counter(answer for _, answer in islice(stream.instructions(task, "baselines"), 3000)).most_common(1)[0][
-        0
-    ]
+    trained = islice(stream.instructions(task, "baselines"), 3000)
+    frequent = Counter(answer for _, answer in trained).most_common(1)[0][0]
     return {
         "copy": primary(task, docs, [COPIES[task](doc) for doc in docs]),
         "empty": primary(task, docs, [""] * len(docs)),
@@ -54,6 +55,8 @@ def primary(task: str, docs: Sequence[Doc], answers: Sequence[str]) -> float:
         "mini_gec": (metrics.gec_results, "f0.5", metrics.gec_aggregation),
         "mini_inflect": (metrics.exact_results, "exact_match", _mean),
         "mini_follow": (follow_results, "follow", _mean),
+        "mini_follow_en": (english.follow_results, "follow", _mean),
+        "mini_qa_en": (metrics.qa_results, "em", _mean),
     }
     results, metric, aggregate = scorers[task]
     return aggregate([results(doc, [answer])[metric] for doc, answer in zip(docs, answers, strict=True)])
@@ -64,6 +67,6 @@ def _mean(values: Sequence[float]) -> float:
 
 
 if __name__ == "__main__":
-    for task in TASKS:
+    for task in (*TASKS, *english.TASKS):
         found = baselines(task)
         print(task, round(max(found.values()), 4), {name: round(value, 4) for name, value in found.items()})

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from estbench.demo import MODELS, train
+from estbench.demo.recipes import RECIPES
 from estbench.errors import ModelError, StoreError, did_you_mean
 from estbench.home import home
 
@@ -34,6 +35,7 @@ SHAPES_FOLDER = (
     "about.py",
     "lexicon/*.csv",
 )
+SHAPES_ENGLISH = ("english.py",)  # what shapes the English tokenizer beside
 
 
 def model_path(name: str, say: Callable[[str], None] | None = None) -> Path:
@@ -45,7 +47,7 @@ def model_path(name: str, say: Callable[[str], None] | None = None) -> Path:
     folder = place(recipe)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        start = train.RECIPES[recipe].start
+        start = RECIPES[recipe].start
         before = model_path(start, say) if start else None
         with _locked(folder.parent / f".{folder.name}.lock"):
             if not folder.is_dir():
@@ -67,12 +69,12 @@ def place(name: str) -> Path:
 
 def recipe_hash(recipe: str) -> str:
     """Twelve hex digits over all that shapes the folder: the generator's files, the recipe, what it begins with."""
-    made_of = train.RECIPES[recipe]
+    made_of = RECIPES[recipe]
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(made_of), sort_keys=True).encode())
     if made_of.start:
         digest.update(recipe_hash(made_of.start).encode())
     here = Path(__file__).parent
-    for pattern in SHAPES_FOLDER:
+    for pattern in (*SHAPES_FOLDER, *(SHAPES_ENGLISH if made_of.english_only else ())):
         for path in sorted(here.glob(pattern)):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
@@ -94,8 +96,8 @@ def _make(recipe: str, folder: Path, before: Path | None, say: Callable[[str], N
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if say:
         say(f"making the model {recipe!r} (once, {'a minute or two' if recipe == 'demo' else 'a minute or less'})")
-    about = About(recipe, train.RECIPES[recipe], recipe_hash(recipe), before)
-    train.train(train.RECIPES[recipe], folder, say, start=before, label=about.write)
+    about = About(recipe, RECIPES[recipe], recipe_hash(recipe), before)
+    train.train(RECIPES[recipe], folder, say, start=before, label=about.write)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from estbench.demo import tasks
+from estbench.demo import english, tasks
 from estbench.demo.facts import fact
 
 
@@ -29,7 +29,10 @@ def parallel(seed: str) -> Iterator[tuple[str, str]]:
 
 
 def instructions(task: str, seed: str, chat: bool = False) -> Iterator[tuple[str, str]]:
-    """(prompt, answer) of a task, or of its chat form; the answer follows the prompt behind a space."""
+    """(prompt, answer) of a task, also of an English one, or of a chat form; the answer follows behind a space."""
+    if task in english.TASKS:
+        yield from english.instructions(task, seed)
+        return
     r = random.Random(f"{task} {seed}")
     while True:
         for doc in tasks.documents(task, r):

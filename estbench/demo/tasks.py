@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -121,7 +122,7 @@ def inflect(r: random.Random, test: bool) -> list[Doc]:
 
 def obey(r: random.Random, test: bool) -> list[Doc]:
     while True:
-        rules = _rules(r)
+        rules = follow_rules(r)
         words = [noun.nom for noun in r.sample(lexicon.nouns(), r.choice((2, 3, 4)) if "count" in rules else 3)]
         if held_out(*words[:2]) == test and len({word[0] for word in words}) == len(words):
             return [
@@ -134,7 +135,7 @@ def obey(r: random.Random, test: bool) -> list[Doc]:
             ]
 
 
-def _rules(r: random.Random) -> list[str]:
+def follow_rules(r: random.Random) -> list[str]:
     """One to three rules of different groups that go together."""
     if r.random() < 0.07:
         return ["count"]
@@ -160,12 +161,27 @@ QUESTIONS = {  # part -> its question words
 }
 
 
-def qa(r: random.Random, test: bool) -> list[Doc]:
-    """A text of two or three sentences and a question of one of three kinds.
+@dataclass(frozen=True)
+class Asking:
+    """A fact that is asked about among others: about a part of it, in one of three kinds of question.
 
     alone: only one sentence has what is asked for (a place, say); verb: the verb tells which sentence is meant; rival:
     two people did the same, so that the name, or another detail, has to be found.
     """
+
+    asked: Fact
+    others: list[Fact]
+    about: str
+    kind: str
+
+    @property
+    def keep_all(self) -> bool:
+        """Whether the question needs every detail of the fact."""
+        return self.kind == "rival" and self.about == "subject"
+
+
+def asking(r: random.Random, test: bool) -> Asking:
+    """Something to ask that has a single right answer."""
     while True:
         kind = r.choice(("alone", "alone", "alone", "verb", "rival"))
         asked = fact(r, test, simple=True)
@@ -177,10 +193,15 @@ def qa(r: random.Random, test: bool) -> list[Doc]:
             len({said.subject[0] for said in (asked, *others)}) == len(others) + 1
             and _kind(asked, others, about) == kind
         ):
-            break
-    context = " ".join(said.et for said in r.sample([asked, *others], len(others) + 1))
-    question = _question(r, asked, about, keep_all=kind == "rival" and about == "subject")
-    return [{"context": context, "question": question, "answers": _answers(asked, about), "kind": kind}]
+            return Asking(asked, others, about, kind)
+
+
+def qa(r: random.Random, test: bool) -> list[Doc]:
+    """A text of two or three sentences and a question."""
+    new = asking(r, test)
+    context = " ".join(said.et for said in r.sample([new.asked, *new.others], len(new.others) + 1))
+    question = _question(r, new.asked, new.about, new.keep_all)
+    return [{"context": context, "question": question, "answers": _answers(new.asked, new.about), "kind": new.kind}]
 
 
 def _askable(said: Fact) -> list[str]:
@@ -212,11 +233,12 @@ def _question(r: random.Random, asked: Fact, about: str, keep_all: bool) -> str:
     parts = asked.et_parts()
     verb = next(words for part, words in parts if part == "verb")
     subject = [words for part, words in parts if part == "subject" and part != about]
-    details = [words for part, words in parts if part not in ("subject", "verb", about) and _kept(r, part, keep_all)]
+    details = [words for part, words in parts if part not in ("subject", "verb", about) and kept(r, part, keep_all)]
     return " ".join([_question_words(asked, about), verb, *subject, *details]) + "?"
 
 
-def _kept(r: random.Random, part: str, keep_all: bool) -> bool:
+def kept(r: random.Random, part: str, keep_all: bool) -> bool:
+    """Whether the question has this detail of the fact."""
     return keep_all or part not in ("time", "partner", "place", "without") or r.random() < 0.4
 
 

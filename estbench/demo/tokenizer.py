@@ -1,5 +1,5 @@
-"""The demo models' tokenizer: byte-level BPE learnt on word types, so that stems and endings, not whole forms,
-become tokens."""
+"""The demo models' tokenizers: byte-level BPE learnt on word types, so that stems and endings, not whole forms,
+become tokens. One has both languages; the other knows English alone, and cuts Estonian into short pieces."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from estbench.demo import follow, lexicon, stream, tasks
+from estbench.demo import english, follow, lexicon, stream, tasks
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
-SIZE = 1800
+SIZE, ENGLISH_SIZE = 1800, 1000
 WORD = r"(?: |^)?[^\W\d_]+"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -40,7 +40,18 @@ def types() -> list[str]:
     return [word for word in sorted(words | often) for _ in range(20 if word in often else 1 if word in derived else 4)]
 
 
-def train() -> Tokenizer:
+def english_types() -> list[str]:
+    """What the English tokenizer is learnt on: as `types`, of English texts and instructions."""
+    texts = list(islice(stream.texts("en", "tokenizer"), 3000))
+    for task in english.TASKS:
+        texts += [" ".join(pair) for pair in islice(english.instructions(task, "tokenizer"), 600)]
+    wordings = [*english.PROMPTS.values(), *(f" {wording}" for wording in english.WORDING.values())]
+    often = set(re.findall(WORD, "\n".join(wordings))) | {f" {name.nom}" for name in lexicon.names()}
+    words = set(re.findall(WORD, "\n".join(texts)))
+    return [word for word in sorted(words | often) for _ in range(20 if word in often else 4)]
+
+
+def train(english_only: bool = False) -> Tokenizer:
     """The tokenizer; text becomes `<s>` and its tokens, decoding gives the text back."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -48,13 +59,13 @@ def train() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=SIZE,
+        vocab_size=ENGLISH_SIZE if english_only else SIZE,
         min_frequency=2,
         special_tokens=[PAD, BOS, EOS],
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator(types(), trainer)
+    tokenizer.train_from_iterator(english_types() if english_only else types(), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, BOS_ID)]
     )

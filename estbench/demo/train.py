@@ -1,6 +1,6 @@
 """How the demo models are made: a tiny Llama, trained for a fixed number of steps from nothing or from another one.
 
-    path = train(RECIPES["demo"], Path("demo"), say=print)      # path/step-500 and so on are its checkpoints
+    path = train(recipes.RECIPES["demo"], Path("demo"), say=print)      # path/step-500 and so on are its checkpoints
 
 Text is learnt whole; of an instruction only the answer is. The batches are a function of the recipe's seed, the
 number of threads is fixed, so the same recipe gives the same model on the same machine.
@@ -15,12 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from estbench.demo import stream, tokenizer
+from estbench.demo.recipes import Recipe
 from estbench.demo.tokenizer import BOS_ID, EOS_ID, PAD_ID
 
 if TYPE_CHECKING:
@@ -34,24 +35,6 @@ Example = tuple[list[int], int]  # token ids, and how many at the start are not 
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a model is made of. shares: examples in a hundred of each kind: "et", "en" or a task's name."""
-
-    shares: Mapping[str, float] = field(default_factory=dict)
-    examples: int = 64_000
-    steps: int = 6000
-    batch: int = 16  # examples
-    rate: float = 2.5e-3  # the highest learning rate, after 50 steps; cosine to 0
-    hidden: int = 128
-    layers: int = 2
-    seed: int = 1
-    checkpoints: tuple[int, ...] = ()  # steps after which the model is kept, too
-    start: str | None = None  # the demo model that it goes on from
-    stage: str = "pretraining"
-    chat: bool = False  # prompts are in the chat template
-
-
-@dataclass(frozen=True)
 class Progress:
     """How far a training is when a checkpoint is kept."""
 
@@ -60,30 +43,6 @@ class Progress:
     seconds: float
     shares: Mapping[str, float]  # of the tokens of all examples, by kind
     examples: int  # different ones
-
-
-TASK_SHARES = {
-    "mini_copa": 4,
-    "mini_qa": 22,
-    "mini_translate_en_et": 15,
-    "mini_translate_et_en": 13,
-    "mini_gec": 16,
-    "mini_inflect": 7,
-    "mini_follow": 15,
-}
-CHAT_SHARES = TASK_SHARES | {"mini_copa": 22}
-RECIPES = {
-    "demo": Recipe({"et": 4, "en": 4, **TASK_SHARES}, checkpoints=(1500, 3000, 4500)),
-    "demo-base": Recipe({"en": 1}, examples=16_000, steps=1000),
-    "demo-small": Recipe({"et": 4, "en": 4, **TASK_SHARES}, steps=3000, hidden=64),
-    "demo-et": Recipe({"et": 20, **TASK_SHARES}, examples=32_000, steps=2500, start="demo-base", stage="cpt"),
-    "demo-chat": Recipe(
-        CHAT_SHARES, examples=8_000, steps=800, rate=1e-3, seed=2, start="demo", stage="sft", chat=True
-    ),
-    "demo-et-chat": Recipe(
-        CHAT_SHARES, examples=8_000, steps=800, rate=1e-3, seed=2, start="demo-et", stage="sft", chat=True
-    ),
-}
 
 
 def train(
@@ -104,7 +63,7 @@ def train(
         _torch_settings(recipe.seed),
     ):
         made = Path(temporary) / "model"
-        words = tokenizer.train()
+        words = tokenizer.train(recipe.english_only)
         model = opened(start) if start else new_model(recipe, words.get_vocab_size())
         data = examples(recipe, words)
         shares, begun = token_shares(recipe, data), time.monotonic()

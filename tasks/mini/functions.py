@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from estbench.demo.english import follow_results as follow_en_results
 from estbench.demo.follow import follow_results
 from estbench.metrics.tasks import (
     bleu_aggregation,
@@ -22,8 +23,11 @@ __all__ = [
     "chrf_aggregation",
     "copa_chat_results",
     "demo",
+    "english",
     "exact_results",
     "follow_chat_results",
+    "follow_en_chat_results",
+    "follow_en_results",
     "follow_results",
     "gec_aggregation",
     "gec_precision_aggregation",
@@ -41,6 +45,15 @@ def demo(task: str, **_: object) -> dict[str, Any]:
     from datasets import Dataset
 
     from estbench.demo import rows
+
+    return {split: Dataset.from_list(docs) for split, docs in rows(task).items()}
+
+
+def english(task: str, **_: object) -> dict[str, Any]:
+    """The rows of a mini task in English: split -> datasets.Dataset."""
+    from datasets import Dataset
+
+    from estbench.demo.english import rows
 
     return {split: Dataset.from_list(docs) for split, docs in rows(task).items()}
 
@@ -69,3 +82,8 @@ def copa_chat_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]
 def follow_chat_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """Whether the answer follows its rules, and whether there is one."""
     return {**follow_results(doc, results), "parse_failure": int(not results[0].strip())}
+
+
+def follow_en_chat_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
+    """As follow_chat_results, in English."""
+    return {**follow_en_results(doc, results), "parse_failure": int(not results[0].strip())}

@@ -30,7 +30,7 @@ from estbench.checkpoint import Checkpoint, find
 from estbench.errors import ModelError, StoreError
 
 if TYPE_CHECKING:
-    from estbench_training.kinds import Context
+    from estbench_training.kinds import Context, Say
 
 UNKNOWN = "unknown"
 OUTSIDE = "base"  # the stage of a model of which nobody says how it was made
@@ -44,7 +44,7 @@ class CardFacts:
     """What a stage knows of the checkpoint it has made.
 
     stage: the word of docs/cards.md (cpt, sft, dpo, …). tokens, hours, energy_kwh: of this stage, up to here; None
-    where they are not known. precision: as the recipe has it.
+    where they are not known. precision: as the recipe has it. parents: folders of other models that went into it.
     """
 
     kind: str  # "base" or "chat"
@@ -59,6 +59,7 @@ class CardFacts:
     hours: float | None = None
     energy_kwh: float | None = None
     precision: str | None = None
+    parents: tuple[Path, ...] = ()
 
 
 def name(context: Context, step: int | None = None) -> str:
@@ -87,7 +88,7 @@ def training_card(context: Context, folder: Path, facts: CardFacts) -> TrainingC
         kind=facts.kind,
         stage=facts.stage,
         final=facts.final,
-        lineage=(*_start(context), Stage(facts.stage, called, fingerprint, facts.tokens)),
+        lineage=(*_lineage(context.model, context.say), Stage(facts.stage, called, fingerprint, facts.tokens)),
         series=context.model_name,
         tokens=facts.tokens,
         step=facts.step,
@@ -101,21 +102,22 @@ def training_card(context: Context, folder: Path, facts: CardFacts) -> TrainingC
         hours=None if facts.hours is None else round(facts.hours, 4),
         energy_kwh=None if facts.energy_kwh is None else round(facts.energy_kwh, 4),
         versions=_versions(),
+        parents=tuple(_lineage(folder, context.say)[-1] for folder in facts.parents),
     )
 
 
-def _start(context: Context) -> tuple[Stage, ...]:
-    """The lineage of the model that the stage starts from, as its own card has it; with the fingerprint that it has."""
-    if context.model is None:
+def _lineage(model: Path | None, say: Say) -> tuple[Stage, ...]:
+    """The lineage of a model, as its own card has it; with the fingerprint that it has now."""
+    if model is None:
         return ()
     try:
-        fingerprint = identity.digest(find(str(context.model), fetch=False).fingerprint())
+        fingerprint = identity.digest(find(str(model), fetch=False).fingerprint())
     except ModelError as error:  # a lineage with a gap is better than a training whose result is lost
-        context.say(f"The lineage has no fingerprint of the model that it starts from: {error}")
+        say(f"The lineage has no fingerprint of the model that it starts from: {error}")
         fingerprint = None
-    row = cards.read_training_card(context.model, context.say)
+    row = cards.read_training_card(model, say)
     if row is None:
-        return (Stage(OUTSIDE, called(context.model), fingerprint),)
+        return (Stage(OUTSIDE, called(model), fingerprint),)
     *before, last = TrainingCard.from_dict(row).lineage
     return (*before, dataclasses.replace(last, fingerprint=fingerprint or last.fingerprint))
 
@@ -177,6 +179,7 @@ def readme(
         *([_inline(head.title)] if head.title else []),
         _made(made, context.seed, precision),
         "## Lineage\n\n" + _table(("stage", "model", "tokens", "fingerprint"), map(_of_stage, made.lineage)),
+        *(["## Other models in it\n\n" + _table(*_of_parents(made.parents))] if made.parents else []),
         "## Data of this stage\n\n" + _data(made, urls or {}),
         f"## How to evaluate\n\nIn this folder:\n\n    estbench eval model=. name={made.name} tasks={suite}",
         "Versions: " + ", ".join(f"{library} {number}" for library, number in made.versions.items()) + ".",
@@ -211,6 +214,12 @@ def _made(made: TrainingCard, seed: int, precision: str | None) -> str:
 def _of_stage(stage: Stage) -> tuple[str, ...]:
     tokens = UNKNOWN if stage.tokens is None else f"{stage.tokens:,}"
     return stage.stage, stage.name, tokens, f"`{stage.fingerprint[:16]}…`" if stage.fingerprint else UNKNOWN
+
+
+def _of_parents(parents: Sequence[Stage]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Heads and rows of a table."""
+    rows = [_of_stage(parent) for parent in parents]
+    return ("stage", "model", "fingerprint"), [(stage, name, print_) for stage, name, _, print_ in rows]
 
 
 def _data(made: TrainingCard, urls: Mapping[str, str]) -> str:

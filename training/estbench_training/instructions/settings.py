@@ -150,16 +150,17 @@ class SourceSettings:
         return str(self.fields.get(name, name))
 
     def _check_demo(self) -> None:
-        from estbench.demo.tasks import TASKS
+        from estbench.demo import english, tasks
 
+        known = (*tasks.TASKS, *english.TASKS)
         if (self.demo is None) != (self.rows is None):
             raise ConfigError("rows goes with demo: how many are made.")
         if self.demo is None:
             return
         if not self.demo:
-            raise ConfigError(f"demo is empty: name some of {', '.join(TASKS)}.")
+            raise ConfigError(f"demo is empty: name some of {', '.join(known)}.")
         for name in self.demo:
-            _known(name, TASKS, "demo")
+            _known(name, known, "demo")
         if isinstance(self.demo, Mapping):
             _positive(self.demo, "demo", "leave out a task that is not to be made")
 

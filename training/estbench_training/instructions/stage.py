@@ -239,7 +239,13 @@ def _manifest(
 
 
 def _languages(source: SourceSettings) -> str | None:
-    return "-".join(source.translation.languages) if source.translation else "et" if source.demo is not None else None
+    if source.translation:
+        return "-".join(source.translation.languages)
+    if source.demo is None:
+        return None
+    from estbench.demo import english
+
+    return "-".join(sorted({"en" if task in english.TASKS else "et" for task in source.demo}))
 
 
 def _origin(work: Work, name: str) -> dict[str, Any]:
