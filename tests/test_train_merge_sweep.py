@@ -1,0 +1,147 @@
+"""A sweep over λ: every merge is evaluated once, the best is said and not just taken."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import merge_world as world
+import pytest
+from estbench_training.merge import command, sweep
+from merge_world import make, weights
+
+from estbench import config, runner
+from estbench.errors import ConfigError
+from estbench.runs import Score
+
+
+def score(
+    task: str, value: float | None, *, chance: float | None = 0.5, unit: str = "proportion", higher: bool = True
+) -> Score:
+    ends = (None, None) if value is None else (value - 0.05, value + 0.05)
+    return Score(task, "acc", value, *ends, 100, 100, chance, 0, 0, unit, higher, primary=True)
+
+
+class Measured:
+    """Stands in for evaluations: by the λ of the model's folder."""
+
+    def __init__(self) -> None:
+        self.scores = {0.25: (0.6, 0.7), 0.5: (0.8, 0.7), 1.0: (0.9, 0.55)}
+        self.asked: list[str] = []
+        self.stop = False
+
+    def prepare(self, settings: config.EvalSettings, say: Any) -> config.EvalSettings:
+        return settings
+
+    def evaluate(self, settings: config.EvalSettings, **_: Any) -> Any:
+        if self.stop:
+            raise KeyboardInterrupt
+        assert (Path(settings.model) / "config.json").exists() and settings.limit == 9
+        self.asked.append(str(settings.name))
+        one, two = self.scores[float(settings.model.rpartition("scale-")[2])]
+        scores = [score("mini_pairs_et", one), score("mini_pairs_en", two)]
+        return SimpleNamespace(id=f"run-{settings.name}", scores=lambda: scores, path=Path("x"))
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Measured:
+    found = Measured()
+    monkeypatch.setenv("ESTBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(runner, "prepare", found.prepare)
+    monkeypatch.setattr(runner, "evaluate", found.evaluate)
+    monkeypatch.setattr(sweep, "index", lambda run, url: None)
+    for at, name in enumerate(("base", "chat", "et")):
+        make(tmp_path / name, seed=at, template=world.TEMPLATE if name == "chat" else None)
+    return found
+
+
+def run(folder: Path, *words: str, scales: str = "0.5,0.25,1") -> int:
+    given = ["method=chat_vector", f"base={folder / 'base'}", f"instruct={folder / 'chat'}", f"into={folder / 'et'}"]
+    asked = [f"sweep={scales}", "tasks=mini_checkpoint", "limit=9", f"output={folder / 's'}"]
+    return command.run(config.read([*given, *asked, *words], command.MergeCommandSettings))
+
+
+def test_each_scale_is_merged_and_evaluated_and_the_best_is_said(
+    tmp_path: Path, measured: Measured, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path) == 0
+    assert measured.asked == ["s-scale-0.25", "s-scale-0.5", "s-scale-1"]
+    said = json.loads(capsys.readouterr().out)
+    assert said["best"] == str(tmp_path / "s" / "scale-0.5")  # (0.6 + 0.4) / 2 against (0.8 + 0.1) / 2
+    assert [row["mean"] for row in said["rows"]] == [0.3, 0.5, 0.45]
+    table = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert table["best"] == 0.5 and table["rows"][0]["scores"][0]["ci_low"] == pytest.approx(0.55)
+    text = (tmp_path / "s" / "sweep.svg").read_text()
+    assert ET.fromstring(text).tag.endswith("svg") and "λ 0.25: mini_pairs_et 60.0, mini_pairs_en 70.0." in text
+    assert "mini_pairs_en" in text and sweep.draw(said["rows"], "s") == text
+
+
+def test_a_sweep_that_was_interrupted_goes_on_and_takes_in_more_scales(tmp_path: Path, measured: Measured) -> None:
+    measured.stop = True
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    measured.stop = False
+    before = weights(tmp_path / "s" / "scale-0.25")
+    run(tmp_path, scales="0.25,0.5")
+    assert measured.asked == ["s-scale-0.25", "s-scale-0.5"]
+    run(tmp_path, scales="0.25,0.5,1")
+    assert measured.asked[2:] == ["s-scale-1"]
+    assert world.same(before, weights(tmp_path / "s" / "scale-0.25"))
+
+
+def test_only_the_best_stays_if_that_is_asked_for(
+    tmp_path: Path, measured: Measured, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, "keep=best")
+    assert [path.name for path in (tmp_path / "s").glob("scale-*")] == ["scale-0.5"]
+    assert capsys.readouterr().err.count("removed (keep=best)") == 2
+    run(tmp_path, "keep=best")  # what was measured and removed is not made again
+    assert len(measured.asked) == 3
+
+
+def test_a_table_on_a_terminal_has_intervals(
+    tmp_path: Path, measured: Measured, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "wants_table", lambda output: True)
+    run(tmp_path)
+    text = capsys.readouterr().out
+    assert "80.0 (75.0 … 85.0)" in text and "Best by the mean of scores corrected for chance: λ = 0.5" in text
+    assert "overlap" not in text  # of 0.25 and 1 in one task alone
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scale=0.5"], "sweep= gives the scales"),
+        (["keep=none"], "is not one of all, best"),
+        (["into=nowhere"], "given twice"),
+    ],
+)
+def test_slips_are_refused(tmp_path: Path, measured: Measured, words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run(tmp_path, *words)
+
+
+def test_a_sweep_needs_scales_tasks_and_a_folder_of_its_own(tmp_path: Path, measured: Measured) -> None:
+    with pytest.raises(ConfigError, match="sweep=x is no number"):
+        run(tmp_path, scales="0.5,x")
+    with pytest.raises(ConfigError, match="given twice"):
+        run(tmp_path, scales="0.5,0.5")
+    with pytest.raises(ConfigError, match="belong together"):
+        command.run(config.read(["method=average", "output=x", "sweep=1"], command.MergeCommandSettings))
+    words = ["method=average", "parts=a,b", "output=x", "sweep=1", "tasks=mini_checkpoint"]
+    with pytest.raises(ConfigError, match="average has no scale"):
+        command.run(config.read(words, command.MergeCommandSettings))
+    assert not (tmp_path / "s").exists()
+    (tmp_path / "s").mkdir()
+    with pytest.raises(ConfigError, match="is not this sweep"):
+        run(tmp_path)
+
+
+def test_the_mean_is_corrected_for_chance_and_missing_scores_count_as_chance() -> None:
+    assert sweep.mean([score("a", 0.75), score("b", None)]) == 0.25
+    assert sweep.mean([score("a", 60.0, chance=None, unit="points"), score("b", 1.2, chance=None, unit="bits")]) == 0.6
+    assert sweep.mean([score("b", 1.2, chance=None, unit="bits", higher=False)]) == -1.2

@@ -1,0 +1,137 @@
+"""Models that are to be merged, opened, and refused unless they fit together: one line that names the tensor.
+
+with opened({"into": checkpoint, "base": …, "instruct": …}) as models:
+    check(models, exempt=set())
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from estbench.checkpoint import Checkpoint
+from estbench.errors import ModelError
+from estbench_training.kinds import Say
+from estbench_training.weights import Embeddings, TensorInfo, Weights, names_of
+from estbench_training.weights.embeddings import is_tied
+
+FLOATS = ("BF16", "F16", "F32", "F64")
+CHUNK = 1 << 20  # elements that are compared at once
+ROWS_CURE = "embeddings=by_token (chat_vector) matches rows by their tokens, embeddings=skip leaves them as they are"
+SAID = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "vocab_size")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model that is merged. tensors: without a head that only repeats the embeddings it is tied to."""
+
+    name: str  # as the user calls it
+    checkpoint: Checkpoint
+    weights: Weights
+    tensors: Mapping[str, TensorInfo]
+    embeddings: Embeddings
+
+
+@contextlib.contextmanager
+def opened(checkpoints: Sequence[Checkpoint]) -> Iterator[list[Model]]:
+    """The models, in order; their files are closed afterwards."""
+    with contextlib.ExitStack() as stack:
+        yield [_model(checkpoint, stack.enter_context(Weights.open(checkpoint))) for checkpoint in checkpoints]
+
+
+def _model(checkpoint: Checkpoint, weights: Weights) -> Model:
+    found = names_of(weights, checkpoint.config)
+    tensors = dict(weights.tensors)
+    if found.output is not None and is_tied(checkpoint.config):
+        if not _same(weights, found.input, found.output):
+            raise ModelError(
+                f"{checkpoint.name}: config.json ties the head to the embeddings, but {found.output} differs from "
+                f"{found.input}: set tie_word_embeddings to false, or save the model again."
+            )
+        del tensors[found.output]
+        found = Embeddings(found.input, None)
+    return Model(checkpoint.name, checkpoint, weights, tensors, found)
+
+
+def check(models: Sequence[Model], exempt: Collection[str], say: Say) -> None:
+    """Refuse models whose type, tensors or shapes differ from the first one's. exempt: tensors whose number of rows may
+    differ. ModelError names the tensor, both models and both shapes. Differences of configurations are said."""
+    first = models[0]
+    for other in models[1:]:
+        _check_type(first, other)
+        _check_names(first, other)
+        for name in first.tensors:
+            _check_tensor(first, other, name, name in exempt)
+        differ = _differing(first, other)
+        if differ:
+            say(f"{other.name} and {first.name} differ in {', '.join(differ)} of config.json: {first.name}'s stay.")
+
+
+def _check_type(first: Model, other: Model) -> None:
+    kinds = [model.checkpoint.config.get("model_type") for model in (first, other)]
+    if kinds[0] != kinds[1]:
+        raise ModelError(f"{other.name} is a {kinds[1]} and {first.name} a {kinds[0]}: only models of one kind merge.")
+
+
+def _check_names(first: Model, other: Model) -> None:
+    for one, two in ((first, other), (other, first)):
+        if lacking := [name for name in one.tensors if name not in two.tensors]:
+            more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            cure = "they are not of one family"
+            if lacking[0] == one.embeddings.output:
+                cure = f"{two.name}'s head is tied to its embeddings, {one.name}'s is not: save both alike"
+            raise ModelError(f"{two.name} lacks {lacking[0]}{more}, which {one.name} has: {cure}.")
+
+
+def _check_tensor(first: Model, other: Model, name: str, rows_may_differ: bool) -> None:
+    one, two = first.tensors[name], other.tensors[name]
+    shapes = (one.shape[1:], two.shape[1:]) if rows_may_differ else (one.shape, two.shape)
+    if shapes[0] != shapes[1] or len(one.shape) != len(two.shape):
+        cure = "they are not of one size"
+        if name in first.embeddings.names and one.shape[1:] == two.shape[1:]:
+            cure = ROWS_CURE
+        raise ModelError(f"{name} is {list(two.shape)} in {other.name} and {list(one.shape)} in {first.name}: {cure}.")
+    for model, info in ((first, one), (other, two)):
+        if info.torch.is_floating_point and info.dtype not in FLOATS:
+            raise ModelError(f"{name} is {info.dtype} in {model.name}: merge models that are not quantised.")
+    if one.torch.is_floating_point != two.torch.is_floating_point:
+        raise ModelError(f"{name} is {two.dtype} in {other.name} and {one.dtype} in {first.name}: save both alike.")
+    if not one.torch.is_floating_point and (one.dtype != two.dtype or not _equal(first, other, name)):
+        raise ModelError(f"{name} holds whole numbers ({one.dtype}) that differ in {other.name} and {first.name}.")
+
+
+def _differing(first: Model, other: Model) -> list[str]:
+    """Keys of the two configurations that have other values, but for those that say nothing of the arithmetic."""
+    one, two = first.checkpoint.config, other.checkpoint.config
+    keys = sorted(key for key in one.keys() | two.keys() if key not in SAID and not key.endswith("_token_id"))
+    return [key for key in keys if one.get(key) != two.get(key)]
+
+
+def _same(weights: Weights, one: str, two: str) -> bool:
+    """Whether two tensors of a model are the same, bit for bit."""
+    first, second = weights.tensors[one], weights.tensors[two]
+    if first != second:
+        return False
+    return all(
+        _bits_equal(weights.read_flat(one, at, stop), weights.read_flat(two, at, stop))
+        for at, stop in _slices(first.elements)
+    )
+
+
+def _equal(first: Model, other: Model, name: str) -> bool:
+    return all(
+        _bits_equal(first.weights.read_flat(name, at, stop), other.weights.read_flat(name, at, stop))
+        for at, stop in _slices(first.tensors[name].elements)
+    )
+
+
+def _slices(elements: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, elements, CHUNK):
+        yield start, min(start + CHUNK, elements)
+
+
+def _bits_equal(one: torch.Tensor, two: torch.Tensor) -> bool:
+    return torch.equal(one.view(torch.uint8), two.view(torch.uint8))

@@ -1,0 +1,172 @@
+"""A merge from its models to its folder: opened, checked, merged, and written with all that belongs to a checkpoint.
+
+    merge(settings, {"demo-base": checkpoint, …}, place, context)
+
+The folder appears whole. An interrupted merge goes on from the tensors that are finished; the same models, settings and
+seed give the same bytes. While weights are merged, another thread hashes the inputs for merge.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import estbench
+from estbench.checkpoint import Checkpoint
+from estbench.errors import ConfigError, ModelError
+from estbench.identity import FileHashes
+from estbench.runs import write_json
+from estbench_training import card
+from estbench_training.kinds import Context
+from estbench_training.merge import files
+from estbench_training.merge.alike import ROWS_CURE, Model, check, opened
+from estbench_training.merge.combine import Merger, Parties, outputs
+from estbench_training.merge.settings import MergeSettings
+from estbench_training.merge.stream import Pool
+from estbench_training.merge.tokens import TokenRows, Vocabulary, chat_rows, difference
+from estbench_training.weights import Writer, growing
+
+RECORD = "merge.json"
+SCHEMA = 1
+START = ""  # the name of the model that a stage starts from
+
+
+def merge(
+    settings: MergeSettings,
+    checkpoints: Mapping[str, Checkpoint],
+    place: Path,
+    context: Context,
+    threads: int | None = None,
+) -> None:
+    """Merge models into a folder. checkpoints: by the names that the settings have.
+
+    ModelError: they don't fit together, or one of them is broken. StoreError: no room.
+    """
+    names = list(dict.fromkeys([_start(settings), *([settings.base] if settings.base else []), *settings.merged]))
+    with opened([checkpoints[name] for name in names]) as models:
+        by_name = dict(zip(names, models, strict=True))
+        parties = Parties(
+            by_name[_start(settings)],
+            by_name[settings.base] if settings.base else None,
+            tuple(by_name[name] for name in settings.merged),
+        )
+        moved = settings.method not in ("chat_vector", "task", "ties", "dare") or any(
+            settings.scale_of(name) for name in parties.start.tensors
+        )
+        _check_patterns(settings, parties)
+        vocabularies = {model: Vocabulary.of(model.checkpoint) for model in parties.all}
+        loose = settings.embeddings != "add"
+        check(parties.all, parties.start.embeddings.names if loose else (), context.say)
+        rows = _rows(settings, parties, vocabularies, moved)
+        tensors = outputs(settings, parties.start, rows)
+        talker = parties.parts[0] if moved else parties.start
+        talk = files.Talk(
+            parties.start,
+            talker,
+            vocabularies[parties.start],
+            vocabularies[talker],
+            rows.appended if rows else {},
+        )
+        with _hashing(parties.all) as hashes, growing(place, context.key) as folder:
+            most = settings.shard_gb * 1e9
+            with Writer(folder, tensors, key=context.key, shard_bytes=most) as writer, Pool(threads) as pool:
+                Merger(settings, parties, rows, writer, pool, context.seed).run()
+            files.write(folder, talk, tensors)
+            write_json(folder / RECORD, _record(settings, parties, rows, context, hashes()))
+            _write_card(folder, parties, context)
+
+
+def _check_patterns(settings: MergeSettings, parties: Parties) -> None:
+    for pattern in settings.scales:
+        if not any(fnmatchcase(name, pattern) for name in parties.start.tensors):
+            raise ConfigError(f"scales: {pattern!r} matches no tensor, such as {next(iter(parties.start.tensors))}.")
+
+
+def _start(settings: MergeSettings) -> str:
+    """Whose names, types, rows and configuration the merged model has."""
+    if settings.method == "chat_vector":
+        return settings.into or START
+    return settings.into or settings.base or settings.parts[0]
+
+
+def _rows(
+    settings: MergeSettings, parties: Parties, vocabularies: Mapping[Model, Vocabulary], moved: bool
+) -> TokenRows | None:
+    """Whose the rows of the embeddings are; ModelError where vocabularies have to be the same and are not."""
+    own = vocabularies[parties.start]
+    if settings.method == "chat_vector" and parties.base is not None:
+        trio = [parties.start, parties.base, parties.parts[0]]
+        name = parties.start.embeddings.input
+        into, base, chat = (vocabularies[model] for model in trio)
+        counts = trio[0].tensors[name].rows, trio[1].tensors[name].rows, trio[2].tensors[name].rows
+        special = settings.special_tokens == "chat" and moved
+        rows = chat_rows(into, base, chat, counts, settings.embeddings, special=special)
+        return rows if moved else None
+    for model in parties.all if settings.embeddings == "add" else ():
+        if found := difference(own, vocabularies[model]):
+            raise ModelError(f"The tokenizers differ: {found}. {ROWS_CURE}.")
+    return None
+
+
+@contextlib.contextmanager
+def _hashing(models: Sequence[Model]) -> Iterator[Callable[[], dict[Path, str]]]:
+    """Hash the models' files beside other work. What is given waits for the hashes, and is a ModelError where a file is
+    not what it was when it was opened."""
+    hashes, aside = FileHashes(), ThreadPoolExecutor(1, "hash")
+    files = [file for model in models for file in model.checkpoint.files]
+    waited = {file: aside.submit(hashes.of, [file]) for file in files}
+
+    def found() -> dict[Path, str]:
+        values = {file: future.result()[file][0] for file, future in waited.items()}
+        for model in models:
+            model.checkpoint.check_unchanged()
+        return values
+
+    try:
+        yield found
+    finally:
+        aside.shutdown(cancel_futures=True)  # after an error only the file that is being read is waited for
+
+
+def _record(
+    settings: MergeSettings, parties: Parties, rows: TokenRows | None, context: Context, hashes: Mapping[Path, str]
+) -> dict[str, Any]:
+    """merge.json: what was merged, how, and from which bytes."""
+    roles = {"into": parties.start, "base": parties.base}
+    roles |= {"instruct" if settings.instruct else f"part {at}": one for at, one in enumerate(parties.parts, 1)}
+    models = [
+        {
+            "role": role,
+            "name": model.name,
+            "revision": model.checkpoint.revision,
+            "files": {file.name: hashes[file] for file in model.checkpoint.files},
+        }
+        for role, model in roles.items()
+        if model is not None
+    ]
+    return {
+        "schema": SCHEMA,
+        "key": context.key,
+        "settings": dataclasses.asdict(settings),
+        "shares": list(settings.shares),
+        "seed": context.seed,
+        "models": models,
+        "rows_of_the_chat_model": int(rows.chats.sum()) if rows else 0,
+        "tokens_appended": list(rows.appended) if rows else [],
+        "estbench": estbench.__version__,
+        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _write_card(folder: Path, parties: Parties, context: Context) -> None:
+    """The lineage goes on from the model that the others went into; they are its other parents."""
+    others = tuple(model.checkpoint.path for model in parties.all if model is not parties.start)
+    kind = "chat" if Checkpoint(folder, context.model_name).has_chat_template else "base"
+    start = dataclasses.replace(context, model=parties.start.checkpoint.path)
+    card.write(start, folder, card.CardFacts(kind, "merge", parents=others))
