@@ -50,7 +50,7 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return _json(self.path / "config.json")
+        return read_json(self.path / "config.json")
 
     @cached_property
     def weight_files(self) -> list[Path]:
@@ -62,7 +62,10 @@ class Checkpoint:
                 "the model."
             )
         if index.exists():
-            names = sorted(set(_json(index).get("weight_map", {}).values()))
+            named = read_json(index).get("weight_map")
+            if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+                raise ModelError(f"{index} names no files (weight_map): copy the checkpoint again.")
+            names = sorted(set(named.values()))
             if any(Path(name).name != name for name in names):
                 raise ModelError(f"{index} names files outside the checkpoint.")
             files = [self.path / name for name in names]
@@ -104,7 +107,7 @@ class Checkpoint:
         if (self.path / "chat_template.jinja").exists() or (self.path / "chat_template.json").exists():
             return True
         config = self.path / "tokenizer_config.json"
-        return config.exists() and bool(_json(config).get("chat_template"))
+        return config.exists() and bool(read_json(config).get("chat_template"))
 
     @property
     def files(self) -> list[Path]:
@@ -121,7 +124,7 @@ class Checkpoint:
         configs = {}
         for name in CONFIGS:
             if (self.path / name).exists():
-                configs[name] = {k: v for k, v in _json(self.path / name).items() if k not in VOLATILE}
+                configs[name] = {k: v for k, v in read_json(self.path / name).items() if k not in VOLATILE}
         tokenizer = [self.path / name for name in TOKENIZER_FILES if self.path / name in found]
         return {
             "weights": identity.digest([[file.name, found[file][0]] for file in self.weight_files]),
@@ -258,7 +261,8 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
     return header
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; ModelError, one line, if it can't be read."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:

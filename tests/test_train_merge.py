@@ -204,6 +204,11 @@ def test_a_done_merge_is_not_made_again_and_another_one_is_refused(
         chat_vector(place, trio, scale=0.5)
     os.utime(trio[0] / "model.safetensors")  # the same bytes, copied
     chat_vector(place, trio)
+    (trio[0] / "model.safetensors").rename(tmp_path / "aside")  # two models in each other's place
+    (trio[2] / "model.safetensors").rename(trio[0] / "model.safetensors")
+    (tmp_path / "aside").rename(trio[2] / "model.safetensors")
+    with pytest.raises(ConfigError, match="is not this merge"):
+        chat_vector(place, trio)
     changed = weights(trio[0])
     changed[UP] = changed[UP] + 1
     world.save(trio[0], changed)

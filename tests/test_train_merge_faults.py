@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from estbench_training.merge.settings import MergeSettings
+from estbench_training.weights import Writer
 from merge_world import make, weights
 from test_train_merge import chat_vector, merge
 
@@ -185,6 +186,26 @@ def test_quantised_weights_are_refused(tmp_path: Path, trio: Trio) -> None:
     eight = make(tmp_path / "f8", seed=4, change={UP: torch.zeros(24, 16).to(torch.float8_e4m3fn)})
     said = refused(tmp_path, lambda: chat_vector(tmp_path / "m", (trio[0], trio[1], eight)))
     assert f"{UP} is F8_E4M3 in f8: merge models that are not quantised" in str(said)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_broken_file_beside_the_weights_is_found_before_the_work(
+    tmp_path: Path, trio: Trio, monkeypatch: pytest.MonkeyPatch, file: str, text: str
+) -> None:
+    (trio[1] / file).write_text(text)
+    monkeypatch.setattr(Writer, "__init__", lambda *_, **__: pytest.fail("it began to write"))
+    assert str(trio[1] / file) in str(refused(tmp_path, lambda: chat_vector(tmp_path / "m", trio)))
+
+
+def test_an_index_that_names_nothing(tmp_path: Path, trio: Trio) -> None:
+    (trio[1] / "model.safetensors.index.json").write_text("{}")
+    assert "names no files" in str(refused(tmp_path, lambda: chat_vector(tmp_path / "m", trio)))
+
+
+def test_a_comma_too_many(tmp_path: Path, trio: Trio) -> None:
+    words = {"method": "average", "parts": f"{trio[0]},{trio[1]},"}
+    assert "a comma too many" in str(refused(tmp_path, lambda: merge(tmp_path / "m", **words)))
 
 
 def test_differences_of_configurations_are_said(tmp_path: Path, trio: Trio, capsys: pytest.CaptureFixture[str]) -> None:

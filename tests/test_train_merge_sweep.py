@@ -100,6 +100,16 @@ def test_only_the_best_stays_if_that_is_asked_for(
     assert capsys.readouterr().err.count("removed (keep=best)") == 2
     run(tmp_path, "keep=best")  # what was measured and removed is not made again
     assert len(measured.asked) == 3
+    run(tmp_path, "keep=best", scales="1")  # unless it is the best of those that are asked for
+    assert len(measured.asked) == 3 and (tmp_path / "s" / "scale-1" / "config.json").exists()
+
+
+def test_a_sweep_that_was_refused_leaves_its_folder_to_the_right_words(tmp_path: Path, measured: Measured) -> None:
+    with pytest.raises(ConfigError, match="matches no tensor"):
+        run(tmp_path, "scales.*.no.*=0.5")
+    assert run(tmp_path) == 0
+    with pytest.raises(ConfigError, match="is not this sweep"):
+        run(tmp_path, "scales.*.mlp.*=0.5")
 
 
 def test_a_table_on_a_terminal_has_intervals(

@@ -152,3 +152,30 @@ def test_a_head_that_repeats_the_embeddings_it_is_tied_to_is_left_out(tmp_path: 
         ModelError, match=r"g: config\.json ties the head to the embeddings, but lm_head\.weight differs"
     ):
         chat_vector(tmp_path / "m", (base, chat, odd))
+
+
+def unigram(folder: Path, score: float) -> Path:
+    made = make(folder)
+    row = json.loads((made / "tokenizer.json").read_text())
+    pieces = [[piece, -1.0] for piece in row["model"]["vocab"]]
+    pieces[7][1] = score
+    row["model"] = {"type": "Unigram", "vocab": pieces, "unk_id": 0}
+    (made / "tokenizer.json").write_text(json.dumps(row))
+    return made
+
+
+def test_scores_of_unigram_belong_to_the_vocabulary(tmp_path: Path) -> None:
+    models = [unigram(tmp_path / name, score) for name, score in (("a", -2), ("b", -2), ("c", -3))]
+    merge(tmp_path / "m", method="average", parts=f"{models[0]},{models[1]}")
+    with pytest.raises(ModelError, match=r"token 7 has the score -3 in c and -2 in a|score -2 in a and -3 in c"):
+        merge(tmp_path / "n", method="average", parts=f"{models[0]},{models[2]}")
+
+
+def test_a_tokenizer_that_may_cut_text_otherwise_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [make(tmp_path / name, seed=at) for at, name in enumerate("abc")]
+    row = json.loads((models[1] / "tokenizer.json").read_text())
+    (models[1] / "tokenizer.json").write_text(json.dumps(row | {"pre_tokenizer": {"type": "Whitespace"}}))
+    merge(tmp_path / "m", method="average", parts=f"{models[0]},{models[1]}")
+    assert "b and a don't have the same pre_tokenizer" in capsys.readouterr().err
+    merge(tmp_path / "n", method="average", parts=f"{models[0]},{models[2]}")
+    assert "pre_tokenizer" not in capsys.readouterr().err

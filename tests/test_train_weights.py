@@ -56,6 +56,7 @@ def interrupted(place: Path, given: Mapping[str, torch.Tensor], count: int) -> N
         for name in list(given)[:count]:
             writer.write(name, 0, given[name])
             writer.finished(name)
+        writer._flusher.submit(lambda: None).result()  # what was finished is noted
         raise KeyboardInterrupt
 
 

@@ -355,7 +355,7 @@ def write_model(
     """
     import torch
 
-    from estbench_training.cpt.exporting import appearing
+    from estbench_training.appearing import appearing
 
     model = copy.deepcopy(trainer.model).merge_and_unload() if merge else trainer.model
     state = trainer.accelerator.get_state_dict(model)  # all ranks: it is gathered where it is sharded

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from estbench import cards
 from estbench.checkpoint import TOKENIZER_FILES
-from estbench.errors import StoreError
 from estbench_training import card, provenance
+from estbench_training.appearing import appearing, write_synced
 from estbench_training.cpt import freezing, parallel
-from estbench_training.cpt.saving import appear, write_synced
 
 if TYPE_CHECKING:
     from estbench_training.cpt.setup import Run
@@ -51,23 +50,6 @@ def export(run: Run, batches: Batches, place: Path, *, final: bool) -> None:
             _write_model(folder, inner, tensors, run.base.path, dtype)
             card.write(run.context, folder, _facts(run, batches, final, joules))
     run.ranks.barrier()
-
-
-@contextlib.contextmanager
-def appearing(place: Path) -> Iterator[Path]:
-    """A folder to write into that gets its name at the end; StoreError where there is no room."""
-    temporary = place.with_name(f".{place.name}.part")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        appear(temporary, place)
-    except OSError as error:
-        raise StoreError(
-            f"{place} can't be written ({error.strerror or error}): make room; the same command goes on from there."
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _dtype(run: Run) -> torch.dtype:

@@ -74,7 +74,7 @@ def draw(rows: Sequence[dict[str, Any]], title: str) -> str:
         panels[-1].xaxis.set_major_formatter(_of_tokens)
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
-    return _for_all(written.getvalue(), title, describe(steps, evaluations))
+    return for_all(written.getvalue(), title, describe(steps, evaluations))
 
 
 def describe(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> str:
@@ -130,7 +130,7 @@ def _of_tokens(value: float, _: float) -> str:
     return f"{value:g}"
 
 
-def _for_all(svg: str, title: str, description: str) -> str:
+def for_all(svg: str, title: str, description: str) -> str:
     """Title and description for screen readers, and colours for a dark theme, in the SVG itself."""
     dark = "".join(
         f'[style*="{kind}: {light}"]{{{kind}:{other}!important}}'

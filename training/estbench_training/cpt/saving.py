@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pickle
 import re
 import shutil
@@ -29,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from estbench.errors import StoreError
+from estbench_training.appearing import appear, write_synced
 from estbench_training.cpt.parallel import Ranks
 
 if TYPE_CHECKING:
@@ -216,29 +216,3 @@ def optimizer_tensors(optimizer: Optimizer, names: Mapping[str, Tensor]) -> dict
         for name, weight in names.items()
         for kind, value in optimizer.state[weight].items()
     }
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a file through to the disk."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def appear(temporary: Path, place: Path) -> None:
-    """Give a folder its name when all of it is on the disk; what was there is replaced."""
-    for path in (*temporary.rglob("*"), temporary):
-        _sync(path)
-    if place.exists():
-        shutil.rmtree(place)
-    os.rename(temporary, place)
-    _sync(place.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

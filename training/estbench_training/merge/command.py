@@ -151,18 +151,18 @@ def settings_row(own: MergeSettings, seed: int) -> dict[str, Any]:
 
 def is_made(own: MergeSettings, place: Path, seed: int, models: Mapping[str, Checkpoint]) -> bool:
     """Whether a folder holds this merge of models with these very bytes."""
-    from estbench_training.merge.work import RECORD
+    from estbench_training.merge.work import RECORD, roles
 
     try:
         row = json.loads((place / RECORD).read_text("utf-8"))
         same = settings_row(own, seed) == settings_row(MergeSettings(**_tuples(row["settings"])), row["seed"])
-        recorded = {identity.digest(model["files"]) for model in row["models"]}
+        recorded = [model["files"] for model in row["models"]]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return same and recorded == {
-        identity.digest({file.name: value for file, (value, _) in identity.FileHashes().of(checkpoint.files).items()})
-        for checkpoint in models.values()
-    }
+    hashes = identity.FileHashes()
+    return same and recorded == [
+        {file.name: value for file, (value, _) in hashes.of(models[name].files).items()} for name in roles(own)
+    ]
 
 
 def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:

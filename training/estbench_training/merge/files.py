@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from estbench.checkpoint import TOKENIZER_FILES
+from estbench.checkpoint import TOKENIZER_FILES, read_json
 from estbench.errors import ModelError
-from estbench_training.cpt.saving import write_synced
+from estbench_training.appearing import write_synced
 from estbench_training.merge.alike import Model
-from estbench_training.merge.tokens import Vocabulary, text_of
+from estbench_training.merge.tokens import Vocabulary, difference, text_of
 from estbench_training.weights import TensorInfo
 
 GENERATION = "generation_config.json"
@@ -39,7 +39,7 @@ class Talk:
     @property
     def same(self) -> bool:
         """Whether both number the same tokens the same way."""
-        return self.own.numbers == self.other.numbers and self.own.merges == self.other.merges
+        return difference(self.own, self.other) is None
 
     def number(self, theirs: int) -> int | None:
         """The merged model's number of a token of the talker's."""
@@ -47,14 +47,21 @@ class Talk:
         return None if token is None else {**self.own.numbers, **self.appended}.get(token)
 
 
-def write(folder: Path, talk: Talk, tensors: Mapping[str, TensorInfo]) -> None:
-    """Configuration, generation_config and tokenizer, into the folder that holds the weights."""
-    _write(folder / "config.json", _config(talk, tensors))
+def configurations(talk: Talk, tensors: Mapping[str, TensorInfo]) -> dict[str, dict[str, Any]]:
+    """config.json and generation_config.json; ModelError where a token that they name is none."""
+    found = {"config.json": _config(talk, tensors)}
     source = talk.talker if (talk.talker.checkpoint.path / GENERATION).exists() else talk.start
     path = source.checkpoint.path / GENERATION
     if path.exists():
-        row = json.loads(path.read_text("utf-8"))
-        _write(folder / GENERATION, row if source is talk.start else row | _numbered(talk, row))
+        row = read_json(path)
+        found[GENERATION] = row if source is talk.start else row | _numbered(talk, row)
+    return found
+
+
+def write(folder: Path, talk: Talk, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Configurations and tokenizer, into the folder that holds the weights."""
+    for name, row in rows.items():
+        _write(folder / name, row)
     for name in TOKENIZER_FILES:
         (folder / name).unlink(missing_ok=True)
     if talk.same:
@@ -116,8 +123,8 @@ def _give_talk(folder: Path, talk: Talk) -> None:
         _write(folder / "tokenizer.json", row)
         _check(folder / "tokenizer.json", talk)
     path, theirs = folder / "tokenizer_config.json", talk.talker.checkpoint.path / "tokenizer_config.json"
-    config = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    given = json.loads(theirs.read_text("utf-8")) if theirs.exists() else {}
+    config = read_json(path) if path.exists() else {}
+    given = read_json(theirs) if theirs.exists() else {}
     known = {**talk.own.numbers, **talk.appended}
     for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
         if text_of(given.get(name)) in known:

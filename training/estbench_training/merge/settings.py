@@ -50,6 +50,8 @@ class MergeSettings(StageSettings):
     unkeyed: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        if "" in (self.base, self.instruct, self.into, *self.parts):
+            raise ConfigError("base, instruct, into, parts: a name is empty; look for a comma too many.")
         (self._check_chat_vector if self.method == "chat_vector" else self._check_parts)()
         self._check_numbers()
         for name, method in (("density", "ties"), ("drop", "dare"), ("t", "slerp")):

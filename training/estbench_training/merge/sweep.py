@@ -45,6 +45,8 @@ def run(settings: MergeCommandSettings, own: MergeSettings) -> int:
             write_json(place / TABLE, {**head, "rows": [rows[at] for at in sorted(rows)]})
     found = [rows[scale] for scale in scales]
     best = max(found, key=lambda row: (row["mean"], -row["scale"]))
+    if not _folder(place, best["scale"]).exists():  # an earlier keep=best removed it
+        make(own.with_scale(best["scale"]), _folder(place, best["scale"]), settings.seed, settings.threads, models)
     write_json(place / TABLE, {**head, "rows": [rows[at] for at in sorted(rows)], "best": best["scale"]})
     report.write(place / CURVE, draw(found, place.resolve().name))
     if settings.keep == "best":
@@ -80,7 +82,7 @@ def _left(place: Path, head: Mapping[str, Any]) -> dict[float, dict[str, Any]]:
         return {}
     try:
         row = json.loads((place / TABLE).read_text("utf-8"))
-        same = row["key"] == head["key"]
+        same = row["key"] == head["key"] or not row["rows"]  # one of which no merge came about
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
@@ -228,7 +230,7 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str) -> str:
         figure.suptitle(title)
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
-    return plots._for_all(written.getvalue(), title, describe(rows))
+    return plots.for_all(written.getvalue(), title, describe(rows))
 
 
 def describe(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from estbench.checkpoint import Checkpoint
+from estbench.checkpoint import Checkpoint, read_json
 from estbench.errors import ModelError
 from estbench_training.merge.alike import ROWS_CURE
 from estbench_training.merge.settings import Rows
 
+CUTTING = ("normalizer", "pre_tokenizer")  # parts of tokenizer.json
 OWN = ("bos_token", "eos_token", "unk_token", "pad_token")  # what a model makes text with
 
 
@@ -35,6 +36,8 @@ class Vocabulary:
     numbers: Mapping[str, int]  # token -> its number, added ones included
     added: Mapping[str, Mapping[str, Any]]  # added tokens, as tokenizer.json has them
     merges: tuple[str, ...]
+    scores: tuple[float, ...]  # of Unigram's pieces
+    cutting: Mapping[str, Any]  # how text is normalised and cut before it is looked up
     own: frozenset[str]  # bos, eos, unk and pad
 
     @classmethod
@@ -48,14 +51,17 @@ class Vocabulary:
         try:
             row = json.loads(path.read_text("utf-8"))
             vocab = row["model"]["vocab"]
+            scores = () if isinstance(vocab, dict) else tuple(float(score) for _, score in vocab)
             numbers = dict(vocab) if isinstance(vocab, dict) else {piece: at for at, (piece, *_) in enumerate(vocab)}
+            cutting = {name: row.get(name) for name in CUTTING}
             added = {entry["content"]: entry for entry in row.get("added_tokens") or ()}
             merges = row["model"].get("merges") or ()
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (AttributeError, ValueError, KeyError, TypeError, OSError) as error:
             raise ModelError(f"{path} is no tokenizer ({' '.join(str(error).split())}): copy it again.") from None
         numbers |= {token: int(entry["id"]) for token, entry in added.items()}
         merged = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in merges)
-        return cls(checkpoint.name, checkpoint.path, numbers, added, merged, _own(checkpoint, numbers))
+        own = _own(checkpoint, numbers)
+        return cls(checkpoint.name, checkpoint.path, numbers, added, merged, scores, cutting, own)
 
     @property
     def special(self) -> list[str]:
@@ -66,7 +72,7 @@ class Vocabulary:
 def _own(checkpoint: Checkpoint, numbers: Mapping[str, int]) -> frozenset[str]:
     """bos, eos, unk and pad, as the tokenizer's and the model's configurations have them."""
     path = checkpoint.path / "tokenizer_config.json"
-    config = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    config = read_json(path) if path.exists() else {}
     found = {text_of(config.get(name)) for name in OWN}
     named = {number: token for token, number in numbers.items()}
     for name in OWN:
@@ -93,7 +99,16 @@ def difference(one: Vocabulary, two: Vocabulary) -> str | None:
         at = next((n for n, (a, b) in enumerate(zip(one.merges, two.merges, strict=False)) if a != b), -1)
         where = f"merge {at} is {one.merges[at]!r} and {two.merges[at]!r}" if at >= 0 else "one has more merges"
         return f"{where} in {one.name} and {two.name}"
+    if one.scores != two.scores:
+        at = next(n for n, (a, b) in enumerate(zip(one.scores, two.scores, strict=True)) if a != b)
+        return f"token {at} has the score {one.scores[at]:g} in {one.name} and {two.scores[at]:g} in {two.name}"
     return None
+
+
+def cut_otherwise(one: Vocabulary, two: Vocabulary) -> list[str]:
+    """The parts of tokenizer.json by which one of two tokenizers might cut text otherwise. Libraries write them in
+    more than one way, so that a difference need not mean anything."""
+    return [name for name in CUTTING if one.cutting[name] != two.cutting[name]]
 
 
 @dataclass(frozen=True)

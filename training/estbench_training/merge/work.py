@@ -23,13 +23,13 @@ from estbench.errors import ConfigError, ModelError
 from estbench.identity import FileHashes
 from estbench.runs import write_json
 from estbench_training import card
-from estbench_training.kinds import Context
+from estbench_training.kinds import Context, Say
 from estbench_training.merge import files
 from estbench_training.merge.alike import ROWS_CURE, Model, check, opened
 from estbench_training.merge.combine import Merger, Parties, outputs
 from estbench_training.merge.settings import MergeSettings
 from estbench_training.merge.stream import Pool
-from estbench_training.merge.tokens import TokenRows, Vocabulary, chat_rows, difference
+from estbench_training.merge.tokens import TokenRows, Vocabulary, chat_rows, cut_otherwise, difference
 from estbench_training.weights import Writer, growing
 
 RECORD = "merge.json"
@@ -48,7 +48,7 @@ def merge(
 
     ModelError: they don't fit together, or one of them is broken. StoreError: no room.
     """
-    names = list(dict.fromkeys([_start(settings), *([settings.base] if settings.base else []), *settings.merged]))
+    names = list(dict.fromkeys(roles(settings)))
     with opened([checkpoints[name] for name in names]) as models:
         by_name = dict(zip(names, models, strict=True))
         parties = Parties(
@@ -61,6 +61,7 @@ def merge(
         )
         _check_patterns(settings, parties)
         vocabularies = {model: Vocabulary.of(model.checkpoint) for model in parties.all}
+        _say_cutting(parties, vocabularies, context.say)
         loose = settings.embeddings != "add"
         check(parties.all, parties.start.embeddings.names if loose else (), context.say)
         rows = _rows(settings, parties, vocabularies, moved)
@@ -73,11 +74,12 @@ def merge(
             vocabularies[talker],
             rows.appended if rows else {},
         )
+        configurations = files.configurations(talk, tensors)
         with _hashing(parties.all) as hashes, growing(place, context.key) as folder:
             most = settings.shard_gb * 1e9
             with Writer(folder, tensors, key=context.key, shard_bytes=most) as writer, Pool(threads) as pool:
                 Merger(settings, parties, rows, writer, pool, context.seed).run()
-            files.write(folder, talk, tensors)
+            files.write(folder, talk, configurations)
             write_json(folder / RECORD, _record(settings, parties, rows, context, hashes()))
             _write_card(folder, parties, context)
 
@@ -86,6 +88,18 @@ def _check_patterns(settings: MergeSettings, parties: Parties) -> None:
     for pattern in settings.scales:
         if not any(fnmatchcase(name, pattern) for name in parties.start.tensors):
             raise ConfigError(f"scales: {pattern!r} matches no tensor, such as {next(iter(parties.start.tensors))}.")
+
+
+def _say_cutting(parties: Parties, vocabularies: Mapping[Model, Vocabulary], say: Say) -> None:
+    own = vocabularies[parties.start]
+    for model in parties.all[1:]:
+        for part in cut_otherwise(own, vocabularies[model]):
+            say(f"{model.name} and {own.name} don't have the same {part} in tokenizer.json: text may be cut otherwise.")
+
+
+def roles(settings: MergeSettings) -> list[str]:
+    """The names of the models in the order of merge.json: what is added to, the base, those that are mixed in."""
+    return [_start(settings), *([settings.base] if settings.base else []), *settings.merged]
 
 
 def _start(settings: MergeSettings) -> str:
@@ -138,8 +152,8 @@ def _record(
     settings: MergeSettings, parties: Parties, rows: TokenRows | None, context: Context, hashes: Mapping[Path, str]
 ) -> dict[str, Any]:
     """merge.json: what was merged, how, and from which bytes."""
-    roles = {"into": parties.start, "base": parties.base}
-    roles |= {"instruct" if settings.instruct else f"part {at}": one for at, one in enumerate(parties.parts, 1)}
+    found = {"into": parties.start, "base": parties.base}
+    found |= {"instruct" if settings.instruct else f"part {at}": one for at, one in enumerate(parties.parts, 1)}
     models = [
         {
             "role": role,
@@ -147,7 +161,7 @@ def _record(
             "revision": model.checkpoint.revision,
             "files": {file.name: hashes[file] for file in model.checkpoint.files},
         }
-        for role, model in roles.items()
+        for role, model in found.items()
         if model is not None
     ]
     return {

@@ -6,7 +6,7 @@
             writer.finished("lm_head.weight")
 
 The layout depends on the tensors' names, types and shapes alone. What is finished is noted in a journal once it is on
-the disk, and a run with the same key goes on from there: kill -9 or a crash costs at most `SYNC_BYTES` of work.
+the disk, and a run with the same key goes on from there: kill -9 or a crash costs a few times `SYNC_BYTES` of work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -25,13 +26,13 @@ from torch import Tensor
 
 from estbench import identity
 from estbench.errors import EstbenchError, StoreError
-from estbench_training.cpt.saving import appear, write_synced
+from estbench_training.appearing import appear, write_synced
 from estbench_training.weights.reading import DTYPES, TensorInfo
 
 JOURNAL = ".journal"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
-SYNC_BYTES = 1 << 30  # finished tensors are noted when so much of them waits
+SYNC_BYTES = 1 << 27  # finished tensors are flushed and noted when so much of them waits; the next ones go on meanwhile
 
 
 @contextlib.contextmanager
@@ -71,6 +72,8 @@ class Writer:
         self._shards = _shards(self.tensors, shard_bytes)
         self._lock = threading.Lock()
         self._waiting: list[str] = []
+        self._flusher = ThreadPoolExecutor(1, "flush")
+        self._flushed: list[Future[None]] = []
         self._files: dict[str, int] = {}
         self._places: dict[str, tuple[str, int]] = {}  # name -> file, byte in it
         self._head = {"key": key, "layout": identity.digest(self._layout())}
@@ -105,22 +108,27 @@ class Writer:
                 done += os.pwrite(self._files[file], memory[done:], at + done)
 
     def finished(self, name: str) -> None:
-        """All of a tensor is written; noted in the journal when it is on the disk."""
+        """All of a tensor is written; noted in the journal once it is on the disk. StoreError: one before can't be."""
         with self._lock:
             self._done.add(name)
             self._waiting.append(name)
             if sum(self.tensors[one].bytes for one in self._waiting) >= SYNC_BYTES:
-                self._note()
+                self._flushed.append(self._flusher.submit(self._note, self._waiting))
+                self._waiting = []
+            while self._flushed and self._flushed[0].done():
+                self._flushed.pop(0).result()
 
     def close(self) -> None:
         """Flush, write the index; `growing` removes the journal. RuntimeError if a tensor isn't finished."""
         if missing := [name for name in self.tensors if name not in self._done]:
             raise RuntimeError(f"{missing[0]} was not written")
         with self._lock, self._disk_errors():
+            while self._flushed:
+                self._flushed.pop(0).result()
             for descriptor in self._files.values():
                 os.fsync(descriptor)
-            if self._waiting:
-                self._note()
+            self._note(self._waiting)
+            self._waiting = []
             if list(self._shards) != [SINGLE]:
                 write_synced(self.folder / INDEX, json.dumps(self._index(), indent=2, ensure_ascii=False) + "\n")
         self._release()
@@ -158,7 +166,7 @@ class Writer:
         free = room.f_bavail * room.f_frsize
         if needed > free:
             raise StoreError(
-                f"{self.folder.parent} has {free / 1e9:,.1f} GB free, and the model needs {needed / 1e9:,.1f} GB more: "
+                f"{self.folder.parent} has {free / 1e9:,.3g} GB free, and the model needs {needed / 1e9:,.3g} GB more: "
                 "make room, or write it elsewhere."
             )
 
@@ -180,16 +188,15 @@ class Writer:
         os.ftruncate(descriptor, 8 + len(header) + end)
         os.pwrite(descriptor, len(header).to_bytes(8, "little") + header, 0)
 
-    def _note(self) -> None:
-        """Write what is finished through to the disk, then say so in the journal."""
+    def _note(self, names: Sequence[str]) -> None:
+        """Write tensors through to the disk, then say so in the journal."""
         with self._disk_errors():
-            for file in {self._places[name][0] for name in self._waiting}:
+            for file in {self._places[name][0] for name in names}:
                 os.fdatasync(self._files[file])
             with open(self.folder / JOURNAL, "a", encoding="utf-8") as journal:
-                journal.writelines(json.dumps(name) + "\n" for name in self._waiting)
+                journal.writelines(json.dumps(name) + "\n" for name in names)
                 journal.flush()
                 os.fsync(journal.fileno())
-        self._waiting = []
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -201,6 +208,7 @@ class Writer:
             ) from None
 
     def _release(self) -> None:
+        self._flusher.shutdown()  # what waits for it is noted, so that an interrupted run has it, too
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files = {}
