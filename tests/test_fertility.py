@@ -88,6 +88,11 @@ def test_a_file_is_measured_beside_ours_and_a_bad_one_is_one_line(tmp_path: Path
             fertility.texts({"mine": tmp_path / f"{name}.txt"})
 
 
+def test_two_texts_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mine is given twice"):
+        _ = FertilitySettings("demo", texts="mine=a.txt,mine=b.txt").files
+
+
 def test_what_is_saved_is_tokens_times_what_a_token_costs() -> None:
     before, after = (Fertility(100, 600, tokens, 90, 50) for tokens in (300, 200))
     small, large = Cost(body=1000, head=100), Cost(body=1000, head=300)

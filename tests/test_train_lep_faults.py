@@ -76,6 +76,20 @@ def test_models_of_another_width_are_no_siblings(world: LepWorld) -> None:
     refused(world, ModelError, "has 32 columns in the donor and 16 in the target: these are no siblings")
 
 
+@pytest.mark.parametrize("role", ["source", "donor"])
+def test_models_of_another_kind_are_no_siblings(world: LepWorld, role: str) -> None:
+    """Though all names and shapes are the same."""
+    path = world.folder / role / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"model_type": "mistral"}), "utf-8")
+    refused(world, ModelError, f"The {role} is a mistral and the target a llama: these are no siblings")
+
+
+def test_a_quantised_model_is_refused(world: LepWorld) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    world.change("target", lambda found: found.update({name: found[name].to(torch.float8_e4m3fn)}))
+    refused(world, ModelError, rf"{name} is F8_E4M3: take the model that is not quantised", layers="keep")
+
+
 def test_source_and_target_have_to_share_their_tokenizer(world: LepWorld) -> None:
     other = words(SPECIAL[::-1])
     save(world.folder / "source", other, model(other, tied=False).to(torch.bfloat16))

@@ -244,6 +244,12 @@ def test_a_size_without_room_or_texts_without_words_are_refused() -> None:
         assemble.check(Vocabulary.of(Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))))
 
 
+def test_a_size_that_no_memory_holds_gives_what_the_texts_give() -> None:
+    few, endless = texts()[:2], 10**12
+    assert len(learn.replace(old_of("demo"), few, endless, "bpe").origins) < 2000
+    assert len(extend.extend(old_of("demo"), few, endless).origins) < 2000
+
+
 def test_rare_characters_go_by_bytes() -> None:
     made = learn.replace(old_of("llama2"), ["tere " * 200_000, "ↈ"], 400, "bpe")
     assert "ↈ" not in made.vocabulary().names and comes_back(made.tokenizer(), "tere ↈ")

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -23,12 +24,14 @@ from estbench_training import recipe as recipes
 from estbench_training import stages
 from estbench_training.prepare.settings import SourceSettings
 from estbench_training.shards import load_tokenizer
-from estbench_training.vocab import focus, resize
+from estbench_training.vocab import files, focus, resize, stage
 from estbench_training.vocab.forms import Vocabulary
 from estbench_training.vocab.pieces import pieces_of
 from estbench_training.vocab.settings import VocabSettings
+from estbench_training.weights import writing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from estbench.errors import ConfigError, ModelError, StoreError
 
@@ -214,6 +217,27 @@ def test_an_interrupted_run_goes_on_and_makes_the_same(
     assert {path.name: path.read_bytes() for path in (again / "model").glob("*.safetensors")} == first
 
 
+def test_rows_of_another_vocabulary_are_not_gone_on_from(
+    tmp_path: Path, bases: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should learning ever give another vocabulary than the run that was interrupted had."""
+    keys: dict[str, Any] = {"mode": "replace", "size": 500}
+    whole = make(tmp_path, bases["llama2"], **keys)
+    expected = load_file(whole / "model" / "model.safetensors")
+    shutil.rmtree(whole)
+    adapt, write = stage.adapt, files.write
+    monkeypatch.setattr(writing, "SYNC_BYTES", 1)
+    with monkeypatch.context() as other:
+        fewer = lambda work: replace(work, corpus=replace(work.corpus, texts=work.texts[:100]))  # noqa: E731
+        other.setattr(stage, "adapt", lambda work: adapt(fewer(work)))
+        other.setattr(files, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path, bases["llama2"], **keys)
+    assert files.write is write and list(whole.glob(".model.part/model.safetensors"))
+    made = load_file(make(tmp_path, bases["llama2"], **keys) / "model" / "model.safetensors")
+    assert made.keys() == expected.keys() and all(torch.equal(made[name], expected[name]) for name in made)
+
+
 def test_a_full_disk_leaves_no_model(
     tmp_path: Path, bases: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +248,23 @@ def test_a_full_disk_leaves_no_model(
     with pytest.raises(StoreError, match="No space left"):
         make(tmp_path, bases["llama2"], mode="replace", size=640)
     assert not list((tmp_path / "out").glob("*/*model*"))
+
+
+@pytest.mark.parametrize("last", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_disk_that_is_full_after_the_weights_leaves_no_model(
+    tmp_path: Path, bases: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    write = files.write_synced
+
+    def full(path: Path, text: str) -> None:
+        if path.name == last:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, text)
+
+    monkeypatch.setattr(files, "write_synced", full)
+    with pytest.raises(StoreError, match="No space left"):
+        make(tmp_path, bases["llama2"], mode="shrink")
+    assert not list((tmp_path / "out").glob("*/*model*")) and not list((tmp_path / "out").glob("*/.*part"))
 
 
 def test_memory_is_a_slice_and_gives_the_same(
@@ -249,6 +290,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mode": "grow", "size": 700}, "not one of extend, replace, shrink, optimise"),
     ({"mode": "replace", "size": 700, "data": {}}, "data is empty"),
     ({"mode": "replace", "size": 700, "data": {"Et": {"demo": "et", "documents": 3}}}, "a-z"),
+    ({"mode": "shrink", "report": {"data.et": "a.txt"}}, "what the sources are called"),
 ]
 
 
@@ -271,6 +313,37 @@ def test_what_the_model_lacks_is_one_line(tmp_path: Path, bases: Mapping[str, Pa
     tokenizer.save(str(base / "tokenizer.json"))
     with pytest.raises(ModelError, match="600 rows, and the tokenizer 602 tokens"):
         make(tmp_path, base, mode="shrink")
+
+
+@pytest.mark.parametrize("name", [INPUT, HEAD, "model.layers.0.mlp.up_proj.weight"])
+def test_a_nan_in_the_old_model_is_named(tmp_path: Path, bases: Mapping[str, Path], name: str) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(bases["llama2"], base)
+    tensors = load_file(base / "model.safetensors")
+    tensors[name][5, 3] = math.nan
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"base/model\.safetensors: {name} holds a NaN or an infinity in row 5:"):
+        make(tmp_path, base, mode="shrink")
+    assert not list(tmp_path.glob("out/*/*model*")) and not list(tmp_path.glob("out/*/.*part"))
+
+
+def test_embeddings_that_are_quantised_are_refused(tmp_path: Path, bases: Mapping[str, Path]) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(bases["llama2"], base)
+    tensors = load_file(base / "model.safetensors")
+    for kind in (torch.float8_e4m3fn, torch.int8):
+        tensors[INPUT] = tensors[INPUT].to(kind)
+        save_file(tensors, base / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ModelError, match=f"{INPUT} is (F8_E4M3|I8): take the model that is not quantised"):
+            make(tmp_path, base, mode="shrink")
+
+
+def test_a_tokenizer_that_transformers_would_change_is_refused(
+    tmp_path: Path, bases: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_is_new", lambda *_: False)
+    with pytest.raises(ModelError, match=r"tokenizers of llama by a class of its own.* keep .*\(BPE\)"):
+        make(tmp_path, bases["llama2"], mode="shrink")
 
 
 def test_an_empty_source_is_named(tmp_path: Path, bases: Mapping[str, Path]) -> None:
@@ -405,6 +478,11 @@ def test_ids_in_configurations_go_by_their_string() -> None:
     ):
         resize.renumbered({"eos_token_id": [502]}, old, new, 600, "config.json")
     assert resize.renumbered({"pad_token_id": -1}, old, new, 600, "config.json") == {"pad_token_id": -1}
+    with pytest.raises(ModelError, match="pad_token_id is 511, and the tokenizer has no such token"):
+        resize.renumbered({"pad_token_id": 511}, old, new, 600, "config.json")
+    smaller = Vocabulary.of(world.llama3(400))
+    for key in ("bad_words_ids", "image_token_index"):
+        assert resize.renumbered({key: [[502]]}, old, smaller, 600, "config.json") == {key: [[402]]}
 
 
 def test_what_a_source_may_give_goes_by_its_share() -> None:

@@ -200,7 +200,14 @@ def test_apply_in_small_memory_gives_the_same(monkeypatch: pytest.MonkeyPatch) -
     rows = torch.randn(pieces.old_size, 4)
     whole = pieces.apply(lambda ids: rows[ids], 0, pieces.size)
     monkeypatch.setattr(module, "ROWS", 7)
-    assert torch.allclose(whole, pieces.apply(lambda ids: rows[ids], 0, pieces.size), atol=1e-15)
+    asked: list[int] = []
+
+    def read(ids: np.ndarray) -> torch.Tensor:
+        asked.append(len(ids))
+        return rows[ids]
+
+    assert torch.allclose(whole, pieces.apply(read, 0, pieces.size), atol=1e-15)
+    assert max(asked) == 7
 
 
 @given(

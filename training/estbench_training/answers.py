@@ -56,13 +56,13 @@ class AnswerSampling(SampleSettings):
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.max_tokens < 1:
-            raise ConfigError("sample: count and max_tokens have to be 1 or more.")
+            raise ConfigError("count and max_tokens have to be 1 or more.")
         if self.temperature < 0:
-            raise ConfigError(f"sample, temperature: {self.temperature} is below 0.")
+            raise ConfigError(f"temperature: {self.temperature} is below 0.")
         if self.temperature == 0 and self.count > 1:
-            raise ConfigError(f"sample, count: {self.count} greedy answers would be the same: raise the temperature.")
+            raise ConfigError(f"count: {self.count} greedy answers would be the same: raise the temperature.")
         if not 0 < self.top_p <= 1:
-            raise ConfigError(f"sample, top_p: {self.top_p} is not above 0 and at most 1.")
+            raise ConfigError(f"top_p: {self.top_p} is not above 0 and at most 1.")
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,13 @@ from torch import Tensor
 
 from estbench.errors import DataError
 from estbench_training.kinds import Say
-from estbench_training.lep.roles import Ids, Part, Roles, check_finite
+from estbench_training.lep.roles import Ids, Part, Roles
 from estbench_training.lep.settings import LepSettings
 from estbench_training.lep.solve import Fit, Normal, slices, solve
 from estbench_training.merge import methods
 from estbench_training.vocab.forms import BYTE, ORDINARY
 from estbench_training.vocab.pieces import Pieces, overlap, pieces_of
+from estbench_training.vocab.resize import check_finite
 
 AT_ONCE = 4096  # new rows that are computed together
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from estbench.checkpoint import CONFIGS, TOKENIZER_FILES
-from estbench_training.cpt.saving import write_synced
+from estbench.checkpoint import CONFIGS, TOKENIZER_FILES, read_json
+from estbench_training.appearing import write_synced
 from estbench_training.lep.roles import Roles
-from estbench_training.vocab.resize import read_json, renumbered
+from estbench_training.vocab.resize import renumbered
 
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 TEMPLATE = "chat_template"

@@ -22,8 +22,9 @@ from estbench.errors import ConfigError, ModelError
 from estbench_training.kinds import Say
 from estbench_training.lep.adapter import Adapter
 from estbench_training.lep.embeddings import chat_vector, computing
-from estbench_training.lep.roles import Model, Roles, check_finite
+from estbench_training.lep.roles import Model, Roles
 from estbench_training.lep.settings import LepSettings
+from estbench_training.vocab.resize import check_finite
 
 ELEMENTS = 1 << 22  # numbers that are computed together
 CURE = "layers: delta carries over all that the donor's layers have learnt"

@@ -1,7 +1,7 @@
 """The stage: solve, write the matrices of tokens, then the other tensors, slice by slice; then all that lies beside.
 
-Memory is four matrices of d × d in float64 and some slices, whatever the model's size. The folder gets its name when
-it is whole; an interrupted run goes on with the tensor that it was at.
+Memory is about eleven matrices of d × d in float64 and some slices, whatever the model's size. The folder gets its
+name when it is whole; an interrupted run goes on with the tensor that it was at.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from estbench_training import card
-from estbench_training.cpt.saving import write_synced
+from estbench_training.appearing import write_synced
 from estbench_training.kinds import Context
 from estbench_training.lep import embeddings, files, layers
 from estbench_training.lep.embeddings import Carried

@@ -22,7 +22,7 @@ from torch import Tensor
 from estbench.checkpoint import Checkpoint, find
 from estbench.errors import ModelError
 from estbench_training.vocab.forms import SPECIAL, Vocabulary
-from estbench_training.vocab.resize import gather, matrices
+from estbench_training.vocab.resize import COMPUTABLE, check_finite, gather, matrices
 from estbench_training.weights import Embeddings, Weights, names_of
 from estbench_training.weights.embeddings import is_tied
 
@@ -54,6 +54,9 @@ class Model:
         sized = matrices(weights, checkpoint.config, made.vocabulary.size)
         if bias := [name for name in sized if name not in names.names]:
             raise ModelError(f"{folder}: {bias[0]} is a bias of its own for each token, which is not carried over.")
+        for name, info in weights.tensors.items():
+            if info.torch.is_floating_point and info.dtype not in COMPUTABLE:
+                raise ModelError(f"{folder}: {name} is {info.dtype}: take the model that is not quantised.")
         return made
 
     @property
@@ -83,16 +86,6 @@ class Model:
             return found[torch.from_numpy(place)]
 
         return read
-
-
-def check_finite(values: Tensor, what: str, rows: Ids | None = None, start: int = 0) -> None:
-    """ModelError naming the first row of `values` that has a NaN or an infinity. rows: their numbers; else from
-    `start` on."""
-    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
-        return
-    bad = int(torch.nonzero(~torch.isfinite(values).reshape(len(values) if values.dim() else 1, -1).all(1))[0])
-    row = start + bad if rows is None else int(rows[bad])
-    raise ModelError(f"{what} holds a NaN or an infinity in row {row:,}: take a checkpoint from before it broke.")
 
 
 @dataclass(frozen=True)
@@ -144,11 +137,23 @@ def opened(source: Path, target: Path, donor: Path) -> Iterator[Roles]:
             found.append(Model.open(role, folder))
             stack.enter_context(found[-1].weights)
         roles = Roles(*found)
+        _check_kinds(roles)
         _check_heads(roles)
         _check_widths(roles)
         _check_vocabularies(roles.source, roles.target)
         roles.special  # noqa: B018  which complains
         yield roles
+
+
+def _check_kinds(roles: Roles) -> None:
+    target = roles.target.checkpoint.config.get("model_type")
+    for model in (roles.source, roles.donor):
+        kind = model.checkpoint.config.get("model_type")
+        if kind != target:
+            raise ModelError(
+                f"The {model.role} is a {kind} and the target a {target}: these are no siblings, and nothing can be "
+                "carried over."
+            )
 
 
 def _check_heads(roles: Roles) -> None:

@@ -10,10 +10,11 @@
     P = argmin ‖A P − B‖² + λ ‖P − I‖²,   λ = ridge · mean of the diagonal of AᵀA
 
 With Q = P − I the normal equations are (AᵀA + λ I) Q = Aᵀ(B − A); both sides are sums over rows, kept in float64, so
-that one pass over the rows and four matrices of d × d are all it takes. Where A = B the right side is 0 and P = I bit
-for bit, whatever the ridge. Where there are fewer rows than d, P does nothing in the directions that no row has; a
-plain least-squares solver of least norm (gelsy) would set these to 0. With ridge 0 and enough rows it is the solution
-of LEP (Tikhomirov & Chernyshev 2024, arXiv 2412.21140), which takes torch.linalg.lstsq with gelsy.
+that one pass over the rows and four matrices of d × d are all it takes, and about seven more while it is solved. Where
+A = B the right side is 0 and P = I bit for bit, whatever the ridge. Where there are fewer rows than d, P does nothing
+in the directions that no row has; a plain least-squares solver of least norm (gelsy) would set these to 0. With ridge 0
+and enough rows it is the solution of LEP (Tikhomirov & Chernyshev 2024, arXiv 2412.21140), which takes
+torch.linalg.lstsq with gelsy.
 """
 
 from __future__ import annotations

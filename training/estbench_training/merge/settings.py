@@ -95,9 +95,13 @@ class MergeSettings(StageSettings):
         numbers = {"scale": self.scale, "shard_gb": self.shard_gb}
         numbers |= {f"scales, {pattern}": value for pattern, value in self.scales.items()}
         numbers |= {f"weights[{at}]": value for at, value in enumerate(self.weights)}
+        if self.t is not None:
+            numbers["t"] = self.t
         for name, value in numbers.items():
             if not math.isfinite(value):
                 raise ConfigError(f"{name}: {value} is no number.")
+            if self.method == "slerp" and name.startswith(("t", "scales")) and not 0 <= value <= 1:
+                raise ConfigError(f"{name}: {value:g} has to be from 0, the first model, to 1, the second.")
         if self.scale != 1 and self.method not in SCALED:
             raise ConfigError(f"scale: {self.method} has none.")
         if self.scales and self.method not in (*SCALED, "slerp"):

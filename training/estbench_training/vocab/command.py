@@ -23,7 +23,7 @@ class FertilitySettings:
     tokenizers: str = option(
         "models or tokenizers, with commas: folders, files, owner/name in the Hub's cache, demo", ""
     )
-    texts: str | None = option("more texts beside ours, NAME=FILE with commas", None)
+    texts: str | None = option("more texts, NAME=FILE with commas; et, en or code take the place of ours", None)
     output: str | None = option("table or json; json is the default on a pipe", None, choices=("table", "json"))
 
     def __post_init__(self) -> None:
@@ -43,6 +43,8 @@ class FertilitySettings:
             name, equals, path = word.partition("=")
             if word and not (name and equals and path):
                 raise ConfigError(f"texts={word} has no name: write texts=et=FILE,en=FILE.")
+            if name in found:
+                raise ConfigError(f"texts: {name} is given twice: each needs a name of its own.")
             if word:
                 found[name] = Path(path).expanduser()
         return found

@@ -84,8 +84,9 @@ def learnt(old: Vocabulary, texts: Sequence[str], wanted: int, min_count: int) -
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     alphabet = len({character for line in lines for character in line})
+    most = min(wanted, sum(map(len, lines)))  # the library takes memory for as many as it is told
     trainer = trainers.BpeTrainer(
-        vocab_size=alphabet + wanted, min_frequency=min_count, max_token_length=learn.LONGEST, show_progress=False
+        vocab_size=alphabet + most, min_frequency=min_count, max_token_length=learn.LONGEST, show_progress=False
     )
     with learn.one_thread():
         tokenizer.train_from_iterator(_repeated(lines), trainer)

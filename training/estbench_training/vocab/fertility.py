@@ -75,7 +75,8 @@ class Fertility:
 
 
 def texts(more: Mapping[str, Path] | None = None) -> dict[str, str]:
-    """Our own texts, and those of files. DataError for a file that is no UTF-8 or has no words."""
+    """Our own texts, and those of files, which take the place of ours of that name. DataError for a file that is no
+    UTF-8 or has no words."""
     found = {name: (Path(__file__).parent / "texts" / f"{name}.txt").read_text("utf-8") for name in OURS}
     for name, path in (more or {}).items():
         found[name] = _read(path)

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from estbench.checkpoint import CONFIGS, Checkpoint
+from estbench.checkpoint import CONFIGS, Checkpoint, read_json
 from estbench.errors import ModelError
-from estbench_training.cpt.saving import write_synced
+from estbench_training.appearing import write_synced
 from estbench_training.shards import load_tokenizer
 from estbench_training.vocab.forms import Vocabulary
-from estbench_training.vocab.resize import Resized, read_json, renumbered
+from estbench_training.vocab.resize import Resized, renumbered
 
 AS_THEY_ARE = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json")
 GENERIC = "PreTrainedTokenizerFast"  # does what tokenizer.json says, and nothing else
@@ -44,11 +44,11 @@ def write(base: Checkpoint, old: Vocabulary, made: Resized, folder: Path, texts:
     for name in AS_THEY_ARE:
         if (base.path / name).exists():
             shutil.copyfile(base.path / name, folder / name)
-    made.adapted.tokenizer().save(str(folder / "tokenizer.json"))
-    _tokenizer_config(base, new, folder, texts)
+    write_synced(folder / "tokenizer.json", made.adapted.tokenizer().to_str(pretty=True))
+    _tokenizer_config(base, old, new, folder, texts)
 
 
-def _tokenizer_config(base: Checkpoint, new: Vocabulary, folder: Path, texts: Iterable[str]) -> None:
+def _tokenizer_config(base: Checkpoint, old: Vocabulary, new: Vocabulary, folder: Path, texts: Iterable[str]) -> None:
     """tokenizer_config.json with the old class where that loads the new tokenizer, else with the generic one."""
     path = base.path / "tokenizer_config.json"
     row: dict[str, Any] = read_json(path) if path.exists() else {}
@@ -61,7 +61,10 @@ def _tokenizer_config(base: Checkpoint, new: Vocabulary, folder: Path, texts: It
         _write(folder / "tokenizer_config.json", {**row, "tokenizer_class": name})
         if _is_new(new, folder, texts):
             return
-    raise ModelError(f"The tokenizer of {base.path} can't be loaded with another vocabulary: report its model.")
+    raise ModelError(
+        f"transformers loads tokenizers of {base.config.get('model_type')} by a class of its own, which makes another "
+        f"one of the new one: keep the algorithm of the old one ({old.algorithm})."
+    )
 
 
 def _is_new(new: Vocabulary, folder: Path, texts: Iterable[str]) -> bool:

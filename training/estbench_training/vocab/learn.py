@@ -72,8 +72,9 @@ def _bpe(old: Vocabulary, texts: Sequence[str], size: int, taken: set[str], min_
     from tokenizers import models, trainers
 
     tokenizer, alphabet, stream = _learner(old, texts, models.BPE(), size)
+    most = len(alphabet) + 8 * sum(map(len, texts))  # the library takes memory for as many as it is told
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
+        vocab_size=min(size, most),
         min_frequency=min_count,
         initial_alphabet=alphabet,
         max_token_length=LONGEST,

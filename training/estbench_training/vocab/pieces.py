@@ -31,7 +31,7 @@ Weighting = Literal["mean", "weighted"]
 Ids = NDArray[np.int64]
 Read = Callable[[Ids], Tensor]
 LIGHT = 0.1  # the weight of a piece of white space alone, in bytes
-ROWS = 4096  # of the old matrix that are read at once for its mean
+ROWS = 4096  # of the old matrix that are read at once
 
 
 @dataclass(frozen=True)
@@ -84,22 +84,27 @@ class Pieces:
         """(stop - start, d) in float64: the rows of new tokens start … stop - 1.
 
         read: old ids, distinct and rising -> their rows (ids, d), of any dtype. It is asked for what is needed, and
-        for all rows, some at a time, where a token has no pieces.
+        for all rows where a token has no pieces; for `ROWS` at a time.
         """
         begin, end = self.indptr[start], self.indptr[stop]
         needed, local = np.unique(self.indices[begin:end], return_inverse=True)
-        starts = self.indptr[start : stop + 1] - begin
-        missing = torch.from_numpy(np.flatnonzero(np.diff(starts) == 0))
+        counts = np.diff(self.indptr[start : stop + 1])
+        missing = torch.from_numpy(np.flatnonzero(counts == 0))
         if not len(needed):
             return self.mean(read).expand(stop - start, -1).clone()
-        made = torch.nn.functional.embedding_bag(
-            torch.from_numpy(local),
-            read(needed.astype(np.int64)).double(),
-            torch.from_numpy(starts),
-            mode="sum",
-            per_sample_weights=torch.from_numpy(self.weights[begin:end]),
-            include_last_offset=True,
-        )
+        owners, made = np.repeat(np.arange(stop - start), counts), None
+        for first in range(0, len(needed), ROWS):
+            some = np.flatnonzero((local >= first) & (local < first + ROWS))
+            summed = torch.nn.functional.embedding_bag(
+                torch.from_numpy(local[some] - first),
+                read(needed[first : first + ROWS].astype(np.int64)).double(),
+                torch.from_numpy(np.searchsorted(owners[some], np.arange(stop - start + 1))),
+                mode="sum",
+                per_sample_weights=torch.from_numpy(self.weights[begin:end][some]),
+                include_last_offset=True,
+            )
+            made = summed if made is None else made.add_(summed)
+        assert made is not None
         if len(missing):
             made[missing] = self.mean(read)
         return made

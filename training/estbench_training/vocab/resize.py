@@ -3,13 +3,12 @@
     write(checkpoint, Resized(adapted, pieces, rows), folder, key)
 
 All tensors but the embeddings and the head (and a head's bias) are copied byte by byte. A row that comes from one old
-row is that row bit for bit; others are computed in float64 and rounded once.
+row is that row bit for bit; others are computed in float64 and rounded once. A NaN is named wherever it stands.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,8 @@ from estbench_training.weights import TensorInfo, Weights, Writer, names_of
 COPIED = 1 << 24  # elements that are read at once
 COMPUTED = 1 << 22  # elements of new rows that are computed at once
 APART = 1 << 17  # bytes that are read and thrown away rather than begun anew
-ID_KEYS = ("_token_id", "_token_ids", "suppress_tokens")  # how keys end whose values are token ids
+ID_KEYS = ("_token_id", "_token_ids", "_token_index", "suppress_tokens", "bad_words_ids")  # how keys of token ids end
+COMPUTABLE = ("BF16", "F16", "F32", "F64")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def matrices(weights: Weights, config: Mapping[str, Any], tokens: int) -> dict[s
     names = list(names_of(weights, config).names)
     names += [bias for name in names if (bias := f"{name.removesuffix('weight')}bias") in weights.tensors]
     found = {name: weights.tensors[name] for name in names}
+    if odd := [name for name in names if found[name].dtype not in COMPUTABLE]:
+        raise ModelError(f"{weights.folder}: {odd[0]} is {found[odd[0]].dtype}: take the model that is not quantised.")
     rows = {info.rows for info in found.values()}
     if len(rows) > 1:
         raise ModelError(f"{weights.folder}: {' and '.join(found)} differ in rows ({sorted(rows)}): save it again.")
@@ -88,12 +90,15 @@ def write(checkpoint: Checkpoint, made: Resized, folder: Path, key: str, *, shar
                 else:
                     _copy(old, new, name)
                 new.finished(name)
+        checkpoint.check_unchanged()
 
 
 def _copy(old: Weights, new: Writer, name: str) -> None:
-    elements = old.tensors[name].elements
-    for start in range(0, elements, COPIED):
-        new.write_flat(name, start, old.read_flat(name, start, min(start + COPIED, elements)))
+    info = old.tensors[name]
+    for start in range(0, info.rows, some := max(1, COPIED // max(1, info.row))):
+        rows = old.read(name, start, min(start + some, info.rows))
+        check_finite(rows, f"{old.file_of(name)}: {name}", start=start)
+        new.write(name, start, rows)
 
 
 def _rows(old: Weights, new: Writer, name: str, made: Resized) -> None:
@@ -102,7 +107,9 @@ def _rows(old: Weights, new: Writer, name: str, made: Resized) -> None:
     origins, mean = made.origins, None
 
     def read(ids: NDArray[np.int64]) -> Tensor:
-        return gather(old, name, ids).view(len(ids), -1)
+        found = gather(old, name, ids).view(len(ids), -1)
+        check_finite(found, f"{old.file_of(name)}: {name}", ids)
+        return found
 
     for start in range(0, made.rows, some := max(1, COMPUTED // info.row)):
         stop = min(start + some, made.rows)
@@ -120,6 +127,19 @@ def _rows(old: Weights, new: Writer, name: str, made: Resized) -> None:
             mean = rounded(made.pieces.mean(read), info.torch) if mean is None else mean
             rows[max(0, last - start) :] = mean
         new.write(name, start, rows.view(stop - start, *info.shape[1:]))
+
+
+def check_finite(values: Tensor, what: str, rows: NDArray[np.int64] | None = None, start: int = 0) -> None:
+    """ModelError naming the first row of `values` that has a NaN or an infinity. rows: their numbers; else from
+    `start` on."""
+    if not values.is_floating_point():
+        return
+    finite = torch.isfinite(values if values.element_size() > 1 else values.float())
+    if bool(finite.all()):
+        return
+    bad = int(torch.nonzero(~finite.reshape(len(values) if values.dim() else 1, -1).all(1))[0])
+    row = start + bad if rows is None else int(rows[bad])
+    raise ModelError(f"{what} holds a NaN or an infinity in row {row:,}: take a checkpoint from before it broke.")
 
 
 def gather(weights: Weights, name: str, ids: NDArray[np.int64]) -> Tensor:
@@ -155,20 +175,21 @@ def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
 def renumbered(config: Mapping[str, Any], old: Vocabulary, new: Vocabulary, rows: int, shown: str) -> dict[str, Any]:
     """A config.json or generation_config.json for the new vocabulary: its size, and the ids of tokens by their string.
 
-    ModelError where one names a token that isn't in the new vocabulary. shown: what to call the file.
+    ModelError where one names no token, or one that isn't in the new vocabulary. shown: what to call the file.
     """
     ids = {name: place for place, name in enumerate(new.names) if name is not None}
 
     def of(key: str, value: Any) -> Any:
         if isinstance(value, list):
             return [of(key, one) for one in value]
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < old.size:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             return value
-        if old.names[value] not in ids:
-            raise ModelError(
-                f"{shown}: {key} is {value} ({old.names[value]}), and the new vocabulary has no such token."
-            )
-        return ids[str(old.names[value])]
+        name = old.names[value] if value < old.size else None
+        if name is None:
+            raise ModelError(f"{shown}: {key} is {value}, and the tokenizer has no such token: name one that it has.")
+        if name not in ids:
+            raise ModelError(f"{shown}: {key} is {value} ({name}), and the new vocabulary has no such token.")
+        return ids[name]
 
     made: dict[str, Any] = {}
     for key, value in config.items():
@@ -179,14 +200,3 @@ def renumbered(config: Mapping[str, Any], old: Vocabulary, new: Vocabulary, rows
         else:
             made[key] = renumbered(value, old, new, rows, shown) if key == "text_config" else value
     return made
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ModelError if it can't be read."""
-    try:
-        row = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} can't be read ({' '.join(str(error).split())}): copy it again.") from None
-    if not isinstance(row, dict):
-        raise ModelError(f"{path} is no JSON object: copy it again.")
-    return row

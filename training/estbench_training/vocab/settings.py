@@ -55,6 +55,8 @@ class VocabSettings(StageSettings):
         for name in ("size", "characters", "min_count", "min_characters", "pad_to"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} has to be 1 or more.")
+        if taken := [name for name in self.report if name.startswith("data.")]:
+            raise ConfigError(f"report: {taken[0]!r} is what the sources are called there: name it otherwise.")
         self._check_mode()
         self._check_shares()
 

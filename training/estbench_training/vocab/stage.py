@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from estbench import cards, report
+from estbench import cards, identity, report
 from estbench.checkpoint import Checkpoint, find
 from estbench.runs import write_json
 from estbench_training import card
@@ -55,8 +55,9 @@ def run(settings: VocabSettings, context: Context) -> None:
     adapted = adapt(work)
     new = adapted.vocabulary()
     made = resize.Resized(adapted, rows_from(work, new), -(-new.size // settings.pad_to) * settings.pad_to)
-    with growing(context.model_folder, context.key) as folder:
-        resize.write(base, made, folder, context.key)
+    key = identity.digest([context.key, adapted.row])  # what another vocabulary's run has left is not gone on from
+    with growing(context.model_folder, key) as folder:
+        resize.write(base, made, folder, key)
         files.write(base, old, made, folder, measured.values())
         card.write(context, folder, _facts(work))
     said = _report(work, new, made, measured)
