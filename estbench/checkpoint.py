@@ -22,6 +22,7 @@ from typing import Any
 from estbench import cards, identity
 from estbench.errors import ModelError, did_you_mean
 
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -30,8 +31,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
+    *TEMPLATES,
 )
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 CONFIGS = ("config.json", "generation_config.json")

@@ -202,6 +202,11 @@ def test_a_done_merge_is_not_made_again_and_another_one_is_refused(
 
     with pytest.raises(ConfigError, match="is not this merge"):
         chat_vector(place, trio, scale=0.5)
+    record = (place / "merge.json").read_text()
+    (place / "merge.json").write_text(json.dumps(json.loads(record) | {"settings": {"method": "slerp"}}))
+    with pytest.raises(ConfigError, match="is not this merge"):  # and not what is wrong with the record
+        chat_vector(place, trio)
+    (place / "merge.json").write_text(record)
     os.utime(trio[0] / "model.safetensors")  # the same bytes, copied
     chat_vector(place, trio)
     (trio[0] / "model.safetensors").rename(tmp_path / "aside")  # two models in each other's place

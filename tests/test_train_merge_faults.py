@@ -145,6 +145,14 @@ def test_a_nan_in_a_special_row_is_named(tmp_path: Path, trio: Trio) -> None:
     assert said.startswith(f"{chat / 'model.safetensors'}: {name} holds NaN")
 
 
+def test_with_a_scale_of_zero_only_what_is_added_to_is_read(tmp_path: Path, trio: Trio) -> None:
+    broken = weights(trio[0])[UP] * float("nan")
+    odd = make(tmp_path / "odd", seed=2, change={UP: broken})
+    assert world.same(weights(chat_vector(tmp_path / "n", (odd, odd, trio[2]), scale=0)), weights(trio[2]))
+    said = str(refused(tmp_path, lambda: chat_vector(tmp_path / "m", (trio[0], trio[1], odd), scale=0)))
+    assert said.startswith(f"{odd / 'model.safetensors'}: {UP} holds NaN")
+
+
 def test_a_result_that_the_type_can_not_hold(tmp_path: Path, trio: Trio) -> None:
     big = make(tmp_path / "big", seed=3, change={UP: torch.full((24, 16), 70000.0, dtype=torch.bfloat16)})
     error = refused(tmp_path, lambda: chat_vector(tmp_path / "m", (trio[0], trio[1], big), dtype="float16"))
@@ -323,7 +331,7 @@ def test_a_stage_merges_and_is_done_once(tmp_path: Path, trio: Trio) -> None:
     from estbench_training import recipe, stages
 
     stage = {"name": "chat", "kind": "merge", "method": "chat_vector", "base": str(trio[0]), "instruct": str(trio[1])}
-    mean = {"name": "mean", "kind": "merge", "method": "average", "parts": ["chat", str(trio[2])]}
+    mean = {"name": "mean", "kind": "merge", "method": "average", "parts": ["chat", str(trio[2])], "shard_gb": 2e-6}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({"name": "tiny", "base": str(trio[2]), "stages": [stage, mean]}, sort_keys=False))
     chat, last = stages.run(recipe.load(path), tmp_path / "out", lambda line: None)
@@ -331,6 +339,7 @@ def test_a_stage_merges_and_is_done_once(tmp_path: Path, trio: Trio) -> None:
     assert world.same(weights(chat.folder / "model"), plain)
     expected = {name: ((one.float() + weights(trio[2])[name].float()) / 2).bfloat16() for name, one in plain.items()}
     assert world.same(weights(last.folder / "model"), expected)
+    assert len(list((last.folder / "model").glob("model-*.safetensors"))) > 1
     said: list[str] = []
     stages.run(recipe.load(path), tmp_path / "out", said.append)
     assert all("done before" in line for line in said) and len(said) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from merge_world import make, same, weights
 from test_train_merge import merge
+
+from estbench import cards
 
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -71,6 +74,9 @@ def test_an_average_is_the_weighted_mean_and_of_equal_models_the_model(
     made = run(tmp_path / "m", models, "average", "weights=1,3", based=False)
     _, a, b = whole(models)
     assert close(made[UP], a / 4 + 3 * b / 4)
+    assert json.loads((tmp_path / "m" / "merge.json").read_text())["shares"] == [0.25, 0.75]
+    card = cards.TrainingCard.from_dict(cards.read_training_card(tmp_path / "m"))
+    assert [one.name for one in card.lineage] == ["a", "m"] and [one.name for one in card.parents] == ["b"]
     three = ",".join([str(models[1])] * 3)
     assert same(weights(merge(tmp_path / "n", method="average", parts=three)), weights(models[1]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +121,10 @@ def test_a_table_on_a_terminal_has_intervals(
     text = capsys.readouterr().out
     assert "80.0 (75.0 … 85.0)" in text and "Best by the mean of scores corrected for chance: λ = 0.5" in text
     assert "overlap" not in text  # of 0.25 and 1 in one task alone
+    shutil.rmtree(tmp_path / "s")
+    measured.scores[0.25] = (0.72, 0.7)
+    run(tmp_path)
+    assert "Intervals of every task overlap with those of λ = 0.25.\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,32 @@ def test_rows_are_matched_by_their_tokens_wherever_they_stand(tmp_path: Path) ->
     assert config["eos_token_id"] == [2, len(new)]  # <|im_start|> was 40
 
 
+def test_every_number_of_a_token_in_the_configurations_follows_it(tmp_path: Path) -> None:
+    base, chat = make(tmp_path / "b", seed=1), make(tmp_path / "c", seed=2, added=CHATML, pad_token_id=-1)
+    row = {"eos_token_id": [2, 41], "suppress_tokens": [4, 39, 40], "bad_words_ids": [[4, 5], [4, 39]], "top_k": 40}
+    row |= {"begin_suppress_tokens": [39]}
+    (chat / "generation_config.json").write_text(json.dumps(row))
+    into = make(tmp_path / "e", seed=3, words=[*SPECIAL, *(f"w{at}" for at in reversed(range(10)))])  # no w35
+    place = chat_vector(tmp_path / "m", (base, chat, into), embeddings="by_token")
+    made = json.loads((place / "generation_config.json").read_text())
+    numbers = {"eos_token_id": [2, 15], "suppress_tokens": [13, 14], "bad_words_ids": [[13, 12]]}
+    assert made == row | numbers | {"begin_suppress_tokens": None}
+    assert json.loads((place / "config.json").read_text())["pad_token_id"] == -1  # says that there is none
+    (chat / "generation_config.json").write_text(json.dumps({"eos_token_id": 39}))
+    with pytest.raises(ModelError, match="c: eos_token_id 39 is no token that e has, too"):
+        chat_vector(tmp_path / "n", (base, chat, into), embeddings="by_token")
+
+
+def test_a_template_of_what_is_added_to_is_not_left_beside_the_chat_models(tmp_path: Path) -> None:
+    base, into = make(tmp_path / "b", seed=1), make(tmp_path / "e", seed=3)
+    chat = make(tmp_path / "c", seed=2, added=CHATML, template=world.TEMPLATE)
+    config = json.loads((into / "tokenizer_config.json").read_text())
+    (into / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": "old"}))
+    place = chat_vector(tmp_path / "m", (base, chat, into), embeddings="by_token")
+    assert "chat_template" not in json.loads((place / "tokenizer_config.json").read_text())
+    assert (place / "chat_template.jinja").read_text() == world.TEMPLATE
+
+
 def test_by_token_with_the_same_vocabulary_is_the_plain_sum(tmp_path: Path) -> None:
     trio = tuple(make(tmp_path / name, seed=at) for at, name in enumerate(("b", "c", "e")))
     plain = weights(chat_vector(tmp_path / "m", (trio[0], trio[1], trio[2])))

@@ -20,15 +20,15 @@ import torch
 import training_world
 import vocab_world as world
 import yaml
+from estbench_training import appearing, stages
 from estbench_training import recipe as recipes
-from estbench_training import stages
 from estbench_training.prepare.settings import SourceSettings
 from estbench_training.shards import load_tokenizer
 from estbench_training.vocab import files, focus, resize, stage
 from estbench_training.vocab.forms import Vocabulary
 from estbench_training.vocab.pieces import pieces_of
 from estbench_training.vocab.settings import VocabSettings
-from estbench_training.weights import writing
+from estbench_training.weights import rows, writing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -217,6 +217,13 @@ def test_an_interrupted_run_goes_on_and_makes_the_same(
     assert {path.name: path.read_bytes() for path in (again / "model").glob("*.safetensors")} == first
 
 
+def test_texts_that_give_fewer_tokens_than_asked_for_are_said(tmp_path: Path, bases: Mapping[str, Path]) -> None:
+    said: list[str] = []
+    made = make(tmp_path, bases["llama2"], said.append, mode="replace", size=20_000, min_count=40)
+    tokens = json.loads((made / "report.json").read_text("utf-8"))["tokens"]["new"]
+    assert tokens < 20_000 and f"The texts give {tokens:,} tokens, not the 20,000 that size asks for." in said
+
+
 def test_rows_of_another_vocabulary_are_not_gone_on_from(
     tmp_path: Path, bases: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,13 +261,14 @@ def test_a_full_disk_leaves_no_model(
 def test_a_disk_that_is_full_after_the_weights_leaves_no_model(
     tmp_path: Path, bases: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
-    write = files.write_synced
+    write = appearing.write_synced
 
     def full(path: Path, text: str) -> None:
         if path.name == last:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, text)
 
+    monkeypatch.setattr(appearing, "write_synced", full)
     monkeypatch.setattr(files, "write_synced", full)
     with pytest.raises(StoreError, match="No space left"):
         make(tmp_path, bases["llama2"], mode="shrink")
@@ -275,7 +283,8 @@ def test_memory_is_a_slice_and_gives_the_same(
     shutil.rmtree(first)
     monkeypatch.setattr(resize, "COPIED", 100)
     monkeypatch.setattr(resize, "COMPUTED", 640)
-    monkeypatch.setattr(resize, "APART", 300)
+    monkeypatch.setattr(rows, "AT_ONCE", 100)
+    monkeypatch.setattr(rows, "APART", 300)
     second = make(tmp_path, bases["llama3"], mode="extend", size=600)
     assert training_world.same(before, training_world.weights(second / "model"))
 

@@ -10,9 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from estbench_training.weights import Embeddings, TensorInfo, Weights, Writer, growing, names_of, writing
+from estbench_training.weights import (
+    Embeddings,
+    TensorInfo,
+    Weights,
+    Writer,
+    check_finite,
+    computing,
+    gather,
+    growing,
+    names_of,
+    rows,
+    writing,
+)
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -114,6 +127,33 @@ def test_slices_are_read_as_they_are_stored(tmp_path: Path) -> None:
             weights.read("scalar", 0, 2)
 
 
+def test_single_rows_are_read_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = torch.randn(50, 2, 3).bfloat16()
+    ids = np.array([0, 1, 2, 7, 8, 30, 49])
+    for at_once, apart in ((1 << 20, 1 << 20), (1, 1), (12, 24)):
+        monkeypatch.setattr(rows, "AT_ONCE", at_once)
+        monkeypatch.setattr(rows, "APART", apart)
+        with Weights.open(checkpoint(tmp_path / f"m{at_once}", {"table": table})) as weights:
+            assert torch.equal(gather(weights, "table", ids), table[torch.from_numpy(ids)])
+            assert gather(weights, "table", ids[:0]).shape == (0, 2, 3)
+
+
+def test_the_first_row_that_is_no_number_is_named_by_its_own_number() -> None:
+    values = torch.zeros(4, 3)
+    check_finite(values, "w")
+    check_finite(torch.ones(3, dtype=torch.int64), "w")
+    values[2, 1] = math.inf
+    with pytest.raises(ModelError, match="w holds a NaN or an infinity in row 1,002: "):
+        check_finite(values, "w", start=1000)
+    with pytest.raises(ModelError, match="in row 9: "):
+        check_finite(values, "w", np.array([1, 5, 9, 11]))
+
+
+def test_sixteen_bits_are_computed_with_in_fp32_and_wider_ones_in_fp64() -> None:
+    assert computing(torch.bfloat16, torch.float16) == torch.float32
+    assert computing(torch.float32) == computing(torch.bfloat16, torch.float64) == torch.float64
+
+
 def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     with Weights.open(checkpoint(tmp_path / "m", {"a": torch.zeros(1000), "b": torch.zeros(1000)})) as weights:
         os.truncate(tmp_path / "m" / "model.safetensors", 5000)
@@ -212,9 +252,9 @@ def test_a_tensor_that_was_not_written_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     writer = Writer(tmp_path, {"w": TensorInfo("F32", (4, 3))}, key="k")
-    for start, rows in [(0, torch.zeros(4, 2)), (3, torch.zeros(2, 3)), (0, torch.zeros(4, 3, dtype=torch.float64))]:
+    for start, values in [(0, torch.zeros(4, 2)), (3, torch.zeros(2, 3)), (0, torch.zeros(4, 3, dtype=torch.float64))]:
         with pytest.raises(ValueError, match="w "):
-            writer.write("w", start, rows)
+            writer.write("w", start, values)
 
 
 def test_embeddings_are_told_by_their_names() -> None:

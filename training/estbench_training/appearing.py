@@ -1,6 +1,7 @@
 """Files and folders that are there whole or not at all, also after a power cut.
 
 write_synced(path, text)
+write_json_synced(path, row)
 with appearing(place) as folder:     # gets its name at the end
     …
 """
@@ -8,6 +9,7 @@ with appearing(place) as folder:     # gets its name at the end
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -39,6 +41,11 @@ def write_synced(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_json_synced(path: Path, row: object) -> None:
+    """Write a JSON document through to the disk, as transformers lays its files out."""
+    write_synced(path, json.dumps(row, indent=2, ensure_ascii=False) + "\n")
 
 
 def appear(temporary: Path, place: Path) -> None:

@@ -93,7 +93,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _strange(name: str) -> bool:
-    usual = (A, B, *(f"{end}" for end in OF_TOKENS))
+    usual = (A, B, *OF_TOKENS)
     return not name.startswith(PREFIX) or (".lora_" in name and not name.endswith(usual))
 
 

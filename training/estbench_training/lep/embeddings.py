@@ -28,27 +28,12 @@ from estbench_training.kinds import Say
 from estbench_training.lep.roles import Ids, Part, Roles
 from estbench_training.lep.settings import LepSettings
 from estbench_training.lep.solve import Fit, Normal, slices, solve
-from estbench_training.merge import methods
+from estbench_training.merge.methods import chat_vector
 from estbench_training.vocab.forms import BYTE, ORDINARY
 from estbench_training.vocab.pieces import Pieces, overlap, pieces_of
-from estbench_training.vocab.resize import check_finite
+from estbench_training.weights import check_finite, computing
 
 AT_ONCE = 4096  # new rows that are computed together
-
-
-def computing(dtype: torch.dtype) -> torch.dtype:
-    """What is computed in: fp32 for 16-bit weights, fp64 for wider ones."""
-    return torch.float32 if dtype.itemsize <= 2 else torch.float64
-
-
-def chat_vector(into: Tensor, instruct: Tensor, base: Tensor, scale: float = 1.0) -> Tensor:
-    """into + scale · (instruct − base) as a merge makes it, in the type that all are in: with scale 1 it is instruct
-    bit for bit where into is base, and into where instruct is base."""
-    made = into.clone()
-    methods.add_difference_(made, base.clone(), instruct, scale)
-    if scale == 1:
-        methods.take_where_equal_(made, into, base, instruct)
-    return made
 
 
 @dataclass(frozen=True)

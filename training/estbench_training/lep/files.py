@@ -5,18 +5,15 @@ write(folder, roles)              # config.json, generation_config.json, tokeniz
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from estbench.checkpoint import CONFIGS, TOKENIZER_FILES, read_json
-from estbench_training.appearing import write_synced
+from estbench.checkpoint import CONFIGS, TEMPLATES, TOKENIZER_FILES, read_json
+from estbench_training.appearing import write_json_synced
 from estbench_training.lep.roles import Roles
 from estbench_training.vocab.resize import renumbered
 
-TEMPLATES = ("chat_template.jinja", "chat_template.json")
 TEMPLATE = "chat_template"
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "additional_special_tokens", "extra_special_tokens")
 TARGETS = (*ROLES, TEMPLATE, "model_max_length", "add_bos_token", "add_eos_token")  # keys that are the target's
@@ -33,15 +30,11 @@ def write(folder: Path, roles: Roles) -> None:
         if (donor / name).exists() or name == "tokenizer_config.json":
             theirs = _row(target / name)
             kept = {key: value for key, value in _row(donor / name).items() if key not in keys}
-            _write(folder / name, kept | {key: theirs[key] for key in keys if key in theirs})
+            write_json_synced(folder / name, kept | {key: theirs[key] for key in keys if key in theirs})
     for name in CONFIGS:
         if (target / name).exists():
             old, new, rows = roles.target.vocabulary, roles.donor.vocabulary, roles.donor.row_count("input")
-            _write(folder / name, renumbered(read_json(target / name), old, new, rows, str(target / name)))
-
-
-def _write(path: Path, row: Mapping[str, Any]) -> None:
-    write_synced(path, json.dumps(row, indent=2, ensure_ascii=False) + "\n")
+            write_json_synced(folder / name, renumbered(read_json(target / name), old, new, rows, str(target / name)))
 
 
 def _row(path: Path) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from torch import Tensor
 from estbench.errors import ConfigError, ModelError
 from estbench_training.kinds import Say
 from estbench_training.lep.adapter import Adapter
-from estbench_training.lep.embeddings import chat_vector, computing
 from estbench_training.lep.roles import Model, Roles
 from estbench_training.lep.settings import LepSettings
-from estbench_training.vocab.resize import check_finite
+from estbench_training.lep.solve import slices
+from estbench_training.merge.methods import chat_vector
+from estbench_training.weights import check_finite, computing
 
 ELEMENTS = 1 << 22  # numbers that are computed together
 CURE = "layers: delta carries over all that the donor's layers have learnt"
@@ -39,17 +40,10 @@ class Layers:
     scale: float
     adapter: Adapter | None = None
 
-    @property
-    def names(self) -> list[str]:
-        """The target's tensors that are no embeddings."""
-        return others(self.roles.target)
-
     def spans(self, name: str) -> Iterator[tuple[int, int]]:
         """(start, stop) of the rows that are computed together."""
         info = self.roles.target.weights.tensors[name]
-        size = max(1, ELEMENTS // max(1, info.row))
-        for start in range(0, info.rows, size):
-            yield start, min(start + size, info.rows)
+        return slices(info.rows, max(1, ELEMENTS // max(1, info.row)))
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows of a tensor of the new model, in the target's type; ModelError for a number that is none."""

@@ -7,12 +7,11 @@ name when it is whole; an interrupted run goes on with the tensor that it was at
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from estbench_training import card
-from estbench_training.appearing import write_synced
+from estbench_training.appearing import write_json_synced
 from estbench_training.kinds import Context
 from estbench_training.lep import embeddings, files, layers
 from estbench_training.lep.embeddings import Carried
@@ -36,8 +35,7 @@ def run(settings: LepSettings, context: Context) -> None:
             with Writer(folder, _layout(roles), key=context.key) as writer:
                 _write(writer, roles, carried, chosen)
             files.write(folder, roles)
-            row = _provenance(settings, roles, carried, chosen)
-            write_synced(folder / PROVENANCE, json.dumps(row, indent=2, ensure_ascii=False) + "\n")
+            write_json_synced(folder / PROVENANCE, _provenance(settings, roles, carried, chosen))
             kind = "chat" if roles.target.checkpoint.has_chat_template else "base"
             facts = card.CardFacts(kind, "lep", parents=(target, source))
             card.write(dataclasses.replace(context, model=donor), folder, facts)
@@ -59,7 +57,7 @@ def _write(writer: Writer, roles: Roles, carried: Mapping[Part, Carried], chosen
             for start, rows in carried[part].all(info.rows, info.torch):
                 writer.write(name, start, rows)
             writer.finished(name)
-    for name in chosen.names:
+    for name in layers.others(roles.target):
         if not writer.done(name):
             for start, stop in chosen.spans(name):
                 writer.write(name, start, chosen.rows(name, start, stop))

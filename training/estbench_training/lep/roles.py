@@ -22,8 +22,8 @@ from torch import Tensor
 from estbench.checkpoint import Checkpoint, find
 from estbench.errors import ModelError
 from estbench_training.vocab.forms import SPECIAL, Vocabulary
-from estbench_training.vocab.resize import COMPUTABLE, check_finite, gather, matrices
-from estbench_training.weights import Embeddings, Weights, names_of
+from estbench_training.vocab.resize import matrices
+from estbench_training.weights import FLOATS, Embeddings, Weights, check_finite, gather, names_of
 from estbench_training.weights.embeddings import is_tied
 
 Ids = NDArray[np.int64]
@@ -55,7 +55,7 @@ class Model:
         if bias := [name for name in sized if name not in names.names]:
             raise ModelError(f"{folder}: {bias[0]} is a bias of its own for each token, which is not carried over.")
         for name, info in weights.tensors.items():
-            if info.torch.is_floating_point and info.dtype not in COMPUTABLE:
+            if info.torch.is_floating_point and info.dtype not in FLOATS:
                 raise ModelError(f"{folder}: {name} is {info.dtype}: take the model that is not quantised.")
         return made
 

@@ -91,7 +91,8 @@ class _Sums:
         )
 
     def left(self, q: Tensor) -> float:
-        """‖A (I + Q) − B‖ / ‖B‖ from the sums: ‖A Q − C‖² = tr(Qᵀ AᵀA Q) − 2 tr(Qᵀ AᵀC) + ‖C‖². To about 1e-8."""
+        """‖A (I + Q) − B‖ / ‖B‖ from the sums: ‖A Q − C‖² = tr(Qᵀ AᵀA Q) − 2 tr(Qᵀ AᵀC) + ‖C‖².
+        To about 1e-8 · max(1, ‖C‖ / ‖B‖), as the difference of large squares leaves it."""
         square = float((q * (self.gram @ q)).sum() - 2 * (q * self.moment).sum()) + self.difference
         return _ratio(max(square, 0.0), self.target)
 

@@ -22,14 +22,13 @@ from estbench_training.merge.settings import MergeSettings
 def run(settings: MergeSettings, context: Context) -> None:
     """Merge the models of a stage into model/."""
     from estbench.checkpoint import find
-    from estbench_training.merge.work import merge
+    from estbench_training.merge.work import START, merge
 
     found = {name: find(str(folder)) for name, folder in context.models.items()}
     for name, checkpoint in found.items():
         checkpoint.name = name
     if settings.method == "chat_vector" and settings.into is None:
-        start = find(str(context.start))
-        found |= {"": start}
+        found[START] = find(str(context.start))
     merge(settings, found, context.model_folder, context)
 
 

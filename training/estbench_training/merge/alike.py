@@ -15,11 +15,10 @@ import torch
 from estbench.checkpoint import Checkpoint
 from estbench.errors import ModelError
 from estbench_training.kinds import Say
-from estbench_training.weights import Embeddings, TensorInfo, Weights, names_of
+from estbench_training.merge.stream import cut
+from estbench_training.weights import FLOATS, Embeddings, TensorInfo, Weights, names_of
 from estbench_training.weights.embeddings import is_tied
 
-FLOATS = ("BF16", "F16", "F32", "F64")
-CHUNK = 1 << 20  # elements that are compared at once
 ROWS_CURE = "embeddings=by_token (chat_vector) matches rows by their tokens, embeddings=skip leaves them as they are"
 SAID = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "vocab_size")
 
@@ -46,7 +45,7 @@ def _model(checkpoint: Checkpoint, weights: Weights) -> Model:
     found = names_of(weights, checkpoint.config)
     tensors = dict(weights.tensors)
     if found.output is not None and is_tied(checkpoint.config):
-        if not _same(weights, found.input, found.output):
+        if not _equal(weights, found.input, weights, found.output):
             raise ModelError(
                 f"{checkpoint.name}: config.json ties the head to the embeddings, but {found.output} differs from "
                 f"{found.input}: set tie_word_embeddings to false, or save the model again."
@@ -99,7 +98,7 @@ def _check_tensor(first: Model, other: Model, name: str, rows_may_differ: bool) 
             raise ModelError(f"{name} is {info.dtype} in {model.name}: merge models that are not quantised.")
     if one.torch.is_floating_point != two.torch.is_floating_point:
         raise ModelError(f"{name} is {two.dtype} in {other.name} and {one.dtype} in {first.name}: save both alike.")
-    if not one.torch.is_floating_point and (one.dtype != two.dtype or not _equal(first, other, name)):
+    if not one.torch.is_floating_point and not _equal(first.weights, name, other.weights, name):
         raise ModelError(f"{name} holds whole numbers ({one.dtype}) that differ in {other.name} and {first.name}.")
 
 
@@ -110,28 +109,10 @@ def _differing(first: Model, other: Model) -> list[str]:
     return [key for key in keys if one.get(key) != two.get(key)]
 
 
-def _same(weights: Weights, one: str, two: str) -> bool:
-    """Whether two tensors of a model are the same, bit for bit."""
-    first, second = weights.tensors[one], weights.tensors[two]
-    if first != second:
-        return False
-    return all(
-        _bits_equal(weights.read_flat(one, at, stop), weights.read_flat(two, at, stop))
-        for at, stop in _slices(first.elements)
+def _equal(one: Weights, name: str, two: Weights, other: str) -> bool:
+    """Whether two tensors are the same, bit for bit."""
+    info = one.tensors[name]
+    return info == two.tensors[other] and all(
+        torch.equal(one.read_flat(name, *span).view(torch.uint8), two.read_flat(other, *span).view(torch.uint8))
+        for span in cut(info)
     )
-
-
-def _equal(first: Model, other: Model, name: str) -> bool:
-    return all(
-        _bits_equal(first.weights.read_flat(name, at, stop), other.weights.read_flat(name, at, stop))
-        for at, stop in _slices(first.tensors[name].elements)
-    )
-
-
-def _slices(elements: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, elements, CHUNK):
-        yield start, min(start + CHUNK, elements)
-
-
-def _bits_equal(one: torch.Tensor, two: torch.Tensor) -> bool:
-    return torch.equal(one.view(torch.uint8), two.view(torch.uint8))

@@ -22,7 +22,7 @@ from estbench_training.merge.alike import Model
 from estbench_training.merge.settings import SCALED, MergeSettings
 from estbench_training.merge.stream import Memory, Pool, cut
 from estbench_training.merge.tokens import TokenRows
-from estbench_training.weights import TensorInfo, Writer
+from estbench_training.weights import TensorInfo, Writer, computing
 
 OUTPUTS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 HALVES = 1 << 16  # bins of a histogram over half of the bits of a float32
@@ -120,16 +120,16 @@ class Merger:
             return self._slerp(name, scale), False
         if own.method == "average":
             return self._average(name), False
-        return {"task": self._task, "dare": self._dare, "ties": self._ties, "stock": self._stock}[own.method](
-            name, scale
-        ), False
+        if own.method == "stock":
+            return self._stock(name), False
+        return {"task": self._task, "dare": self._dare, "ties": self._ties}[own.method](name, scale), False
 
     def _copying(self, name: str, model: Model) -> Compute:
         def compute(start: int, stop: int) -> Tensor:
             found = model.weights.read_flat(name, start, stop, self._stored(model, name, "start", stop - start))
             if not found.is_floating_point():
                 return found
-            return self._rounded(name, found, start, [model])
+            return self._rounded(name, found, [model])
 
         return compute
 
@@ -142,13 +142,11 @@ class Merger:
                 use: model.weights.read_flat(name, start, stop, self._stored(model, name, use, stop - start))
                 for use, model in models.items()
             }
-            return self._chat_vector(name, start, stored, scale, list(models.values()))
+            return self._chat_vector(name, stored, scale, list(models.values()))
 
         return compute
 
-    def _chat_vector(
-        self, name: str, start: int, stored: Mapping[str, Tensor], scale: float, models: Sequence[Model]
-    ) -> Tensor:
+    def _chat_vector(self, name: str, stored: Mapping[str, Tensor], scale: float, models: Sequence[Model]) -> Tensor:
         """into + λ (tuned − base) of slices as they are stored, rounded."""
         into, base, tuned = (self._widened(name, stored[use], use) for use in ("start", "base", "part"))
         exact = scale == 1 and len({one.dtype for one in stored.values()} | {self._output(name)}) == 1
@@ -158,7 +156,7 @@ class Merger:
         methods.add_difference_(into, base, tuned, scale)
         if mixed is not None:
             torch.where(mixed, tuned, into, out=into)
-        found = self._rounded(name, into, start, models)
+        found = self._rounded(name, into, models)
         if exact:
             scratch = self._memory.get("scratch", len(found), found.dtype)
             methods.take_where_equal_(found, stored["start"], stored["base"], stored["part"], scratch)
@@ -181,9 +179,9 @@ class Merger:
                 lone = np.flatnonzero((rows.base[low:high] < 0) != (rows.chat[low:high] < 0))
                 for use in ("base", "part") if len(lone) else ():  # a row of one of them alone is no difference
                     stored[use].view(high - low, width)[torch.from_numpy(lone)] = 0
-                found = self._chat_vector(name, start, stored, scale, models)
+                found = self._chat_vector(name, stored, scale, models)
             else:
-                found = self._rounded(name, stored["start"], start, models)
+                found = self._rounded(name, stored["start"], models)
             chosen = np.flatnonzero(rows.chats[low:high])
             if len(chosen):
                 taken = self._gathered(name, chat, rows.chat[low:high][chosen], "chosen")
@@ -210,51 +208,42 @@ class Merger:
     def _average(self, name: str) -> Compute:
         def compute(start: int, stop: int) -> Tensor:
             parts = self._parts(name, start, stop)
-            return self._rounded(name, methods.weighted_sum(parts, self.settings.shares), start, self.parties.parts)
+            return self._rounded(name, methods.weighted_sum(parts, self.settings.shares), self.parties.parts)
+
+        return compute
+
+    def _learning(self, name: str, scale: float, learnt: Callable[[list[Tensor], int], Tensor]) -> Compute:
+        """into + λ τ. learnt: −τ of a slice, of the −τ_i of the parts and of where the slice starts."""
+
+        def compute(start: int, stop: int) -> Tensor:
+            into, taken = self._taken(name, start, stop)
+            return self._rounded(name, into.sub(learnt(taken, start), alpha=scale), self.parties.all)
 
         return compute
 
     def _task(self, name: str, scale: float) -> Compute:
-        def compute(start: int, stop: int) -> Tensor:
-            into, taken = self._taken(name, start, stop)
-            into = into.sub(methods.weighted_sum(taken, self.settings.shares), alpha=scale)
-            return self._rounded(name, into, start, self.parties.all)
-
-        return compute
+        return self._learning(name, scale, lambda taken, _: methods.weighted_sum(taken, self.settings.shares))
 
     def _dare(self, name: str, scale: float) -> Compute:
         drop = self.settings.drop or 0.0
 
-        def compute(start: int, stop: int) -> Tensor:
-            into, taken = self._taken(name, start, stop)
+        def learnt(taken: list[Tensor], start: int) -> Tensor:
             for at, one in enumerate(taken):
-                kept = methods.kept_by_dare(self.seed, name, at, start, stop - start, drop)
+                kept = methods.kept_by_dare(self.seed, name, at, start, len(one), drop)
                 one.mul_(torch.from_numpy(kept)).div_(1 - drop)
-            into = into.sub(methods.weighted_sum(taken, self.settings.shares), alpha=scale)
-            return self._rounded(name, into, start, self.parties.all)
+            return methods.weighted_sum(taken, self.settings.shares)
 
-        return compute
+        return self._learning(name, scale, learnt)
 
     def _ties(self, name: str, scale: float) -> Compute:
         thresholds = [self._threshold(name, at) for at in range(len(self.parties.parts))]
+        shares = self.settings.shares
+        return self._learning(name, scale, lambda taken, _: methods.ties(taken, shares, thresholds))
 
-        def compute(start: int, stop: int) -> Tensor:
-            into, taken = self._taken(name, start, stop)
-            into = into.sub(methods.ties(taken, self.settings.shares, thresholds), alpha=scale)
-            return self._rounded(name, into, start, self.parties.all)
-
-        return compute
-
-    def _stock(self, name: str, scale: float) -> Compute:
+    def _stock(self, name: str) -> Compute:
         ratio = methods.stock_ratio(self._dots(name, lambda start, stop: self._taken(name, start, stop)[1]))
         count = len(self.parties.parts)
-
-        def compute(start: int, stop: int) -> Tensor:
-            into, taken = self._taken(name, start, stop)
-            into = into.sub(methods.weighted_sum(taken, [1 / count] * count), alpha=ratio)
-            return self._rounded(name, into, start, self.parties.all)
-
-        return compute
+        return self._learning(name, ratio, lambda taken, _: methods.weighted_sum(taken, [1 / count] * count))
 
     def _slerp(self, name: str, t: float) -> Compute:
         if t in (0, 1):
@@ -264,7 +253,7 @@ class Merger:
 
         def compute(start: int, stop: int) -> Tensor:
             first, second = self._parts(name, start, stop)
-            return self._rounded(name, methods.slerp(first, second, t, three), start, self.parties.parts)
+            return self._rounded(name, methods.slerp(first, second, t, three), self.parties.parts)
 
         return compute
 
@@ -291,7 +280,7 @@ class Merger:
         def bits(where: tuple[int, int]) -> NDArray[np.int32]:
             taken = self._taken(name, *where, only=part)[1][0]
             if not torch.isfinite(taken.sum()):
-                self._explain(name, taken, where[0], self.parties.all)
+                self._explain(name, taken, self.parties.all)
             return methods.magnitude(taken).view(torch.int32).numpy()
 
         def upper(where: tuple[int, int]) -> NDArray[np.int64]:
@@ -339,21 +328,20 @@ class Merger:
         return stored if stored.dtype == kind else self._memory.get(f"wide {use}", len(stored), kind).copy_(stored)
 
     def _precision(self, name: str) -> torch.dtype:
-        wide = any(model.tensors[name].torch.itemsize > 2 for model in self.parties.all)
-        return torch.float64 if wide else torch.float32
+        return computing(*(model.tensors[name].torch for model in self.parties.all))
 
     def _output(self, name: str) -> torch.dtype:
         return self.writer.tensors[name].torch
 
-    def _rounded(self, name: str, values: Tensor, start: int, models: Sequence[Model]) -> Tensor:
+    def _rounded(self, name: str, values: Tensor, models: Sequence[Model]) -> Tensor:
         """In the type that is written; ModelError where it is no number."""
         kind = self._output(name)
         found = values if values.dtype == kind else self._memory.get("out", len(values), kind).copy_(values)
         if not math.isfinite(torch.sum(found, dtype=torch.float32 if found.element_size() < 4 else None).item()):
-            self._explain(name, found, start, models)
+            self._explain(name, found, models)
         return found
 
-    def _explain(self, name: str, found: Tensor, start: int, models: Sequence[Model]) -> None:
+    def _explain(self, name: str, found: Tensor, models: Sequence[Model]) -> None:
         """Which file holds a weight that is no number; nothing if their sum was only too large for one."""
         if torch.isfinite(found).all():
             return

@@ -157,7 +157,7 @@ def is_made(own: MergeSettings, place: Path, seed: int, models: Mapping[str, Che
         row = json.loads((place / RECORD).read_text("utf-8"))
         same = settings_row(own, seed) == settings_row(MergeSettings(**_tuples(row["settings"])), row["seed"])
         recorded = [model["files"] for model in row["models"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):  # another version wrote it
         return False
     hashes = identity.FileHashes()
     return same and recorded == [

@@ -10,18 +10,19 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from estbench.checkpoint import TOKENIZER_FILES, read_json
+from estbench.checkpoint import TEMPLATES, TOKENIZER_FILES, read_json
 from estbench.errors import ModelError
-from estbench_training.appearing import write_synced
+from estbench_training.appearing import write_json_synced
 from estbench_training.merge.alike import Model
-from estbench_training.merge.tokens import Vocabulary, difference, text_of
+from estbench_training.merge.tokens import OWN, Vocabulary, difference, text_of
+from estbench_training.vocab.resize import ID_KEYS
 from estbench_training.weights import TensorInfo
 
 GENERATION = "generation_config.json"
-TEMPLATES = ("chat_template.jinja", "chat_template.json")
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 TORCH = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
@@ -41,10 +42,15 @@ class Talk:
         """Whether both number the same tokens the same way."""
         return difference(self.own, self.other) is None
 
-    def number(self, theirs: int) -> int | None:
-        """The merged model's number of a token of the talker's."""
-        token = next((token for token, number in self.other.numbers.items() if number == theirs), None)
-        return None if token is None else {**self.own.numbers, **self.appended}.get(token)
+    @cached_property
+    def known(self) -> Mapping[str, int]:
+        """The merged model's tokens and their numbers."""
+        return {**self.own.numbers, **self.appended}
+
+    @cached_property
+    def numbers(self) -> Mapping[int, int]:
+        """A token's number in the talker -> its number in the merged model."""
+        return {number: self.known[token] for token, number in self.other.numbers.items() if token in self.known}
 
 
 def configurations(talk: Talk, tensors: Mapping[str, TensorInfo]) -> dict[str, dict[str, Any]]:
@@ -61,7 +67,7 @@ def configurations(talk: Talk, tensors: Mapping[str, TensorInfo]) -> dict[str, d
 def write(folder: Path, talk: Talk, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Configurations and tokenizer, into the folder that holds the weights."""
     for name, row in rows.items():
-        _write(folder / name, row)
+        write_json_synced(folder / name, row)
     for name in TOKENIZER_FILES:
         (folder / name).unlink(missing_ok=True)
     if talk.same:
@@ -97,14 +103,22 @@ def _numbered(talk: Talk, row: Mapping[str, Any]) -> dict[str, Any]:
     """The token numbers among the keys of a configuration of the talker's, as the merged model has them."""
     found: dict[str, Any] = {}
     for name, value in row.items():
-        if name not in IDS or value is None:
+        if not name.endswith(ID_KEYS) or value is None or value == []:
             continue
-        numbers = [talk.number(one) for one in (value if isinstance(value, list) else [value])]
-        known = [number for number in numbers if number is not None]
-        if not known:
+        found[name] = _ours(talk, value)
+        if found[name] is None and name.endswith("_token_id"):  # without words that are suppressed it can do
             raise ModelError(f"{talk.talker.name}: {name} {value} is no token that {talk.start.name} has, too.")
-        found[name] = known if isinstance(value, list) else known[0]
     return found
+
+
+def _ours(talk: Talk, value: Any) -> Any:
+    """A token number of the talker's, or lists of them, in the merged model; None where it has no such token. Of a list
+    what it has stays, of lists in a list (bad_words_ids) those that it has all of. −1 says that there is no token."""
+    if isinstance(value, list):
+        found = [(one, _ours(talk, one)) for one in value]
+        whole = [ours for one, ours in found if not isinstance(one, list) or (ours and len(ours) == len(one))]
+        return [ours for ours in whole if ours is not None] or None
+    return talk.numbers.get(value) if isinstance(value, int) and value >= 0 else value
 
 
 def _copy(model: Model, folder: Path, names: Any) -> None:
@@ -120,15 +134,15 @@ def _give_talk(folder: Path, talk: Talk) -> None:
         row = json.loads((folder / "tokenizer.json").read_text("utf-8"))
         entries = [{**talk.other.added[token], "id": number} for token, number in talk.appended.items()]
         row["added_tokens"] = [*(row.get("added_tokens") or ()), *entries]
-        _write(folder / "tokenizer.json", row)
+        write_json_synced(folder / "tokenizer.json", row)
         _check(folder / "tokenizer.json", talk)
     path, theirs = folder / "tokenizer_config.json", talk.talker.checkpoint.path / "tokenizer_config.json"
     config = read_json(path) if path.exists() else {}
     given = read_json(theirs) if theirs.exists() else {}
-    known = {**talk.own.numbers, **talk.appended}
-    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        if text_of(given.get(name)) in known:
+    for name in OWN:
+        if text_of(given.get(name)) in talk.known:
             config[name] = given[name]
+    config.pop("chat_template", None)
     if "chat_template" in given:
         config["chat_template"] = given["chat_template"]
     if isinstance(config.get("added_tokens_decoder"), dict):
@@ -136,7 +150,7 @@ def _give_talk(folder: Path, talk: Talk) -> None:
             entry = {name: value for name, value in talk.other.added[token].items() if name != "id"}
             config["added_tokens_decoder"][str(number)] = entry
     (folder / "special_tokens_map.json").unlink(missing_ok=True)  # tokenizer_config.json says the same, and is right
-    _write(path, config)
+    write_json_synced(path, config)
 
 
 def _check(path: Path, talk: Talk) -> None:
@@ -150,7 +164,3 @@ def _check(path: Path, talk: Talk) -> None:
                 f"{talk.start.name} can't take the token {token!r} of {talk.talker.name} as number {number}: "
                 "its tokenizer numbers added tokens otherwise. Give it the token first (an sft stage with add_tokens)."
             )
-
-
-def _write(path: Path, row: Mapping[str, Any]) -> None:
-    write_synced(path, json.dumps(row, indent=2, ensure_ascii=False) + "\n")

@@ -41,6 +41,16 @@ def take_where_equal_(result: Tensor, into: Tensor, base: Tensor, tuned: Tensor,
     np.bitwise_xor(bits, np.multiply(turned, equal, out=turned), out=bits)
 
 
+def chat_vector(into: Tensor, instruct: Tensor, base: Tensor, scale: float = 1.0) -> Tensor:
+    """into + λ (instruct − base), in the type of all three, which stay as they are; with λ = 1 instruct bit for
+    bit where into is base, and with any λ into where instruct is base."""
+    made = into.clone()
+    add_difference_(made, base.clone(), instruct, scale)
+    if scale == 1:
+        take_where_equal_(made, into, base, instruct)
+    return made
+
+
 def weighted_sum(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Σ w_i x_i, added up in order."""
     found = parts[0] * weights[0]

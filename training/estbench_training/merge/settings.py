@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from estbench import identity
 from estbench.errors import ConfigError
@@ -46,8 +46,6 @@ class MergeSettings(StageSettings):
     special_tokens: Literal["chat", "add"] = "chat"  # chat_vector: rows of special tokens are the chat model's
     dtype: Literal["into", "bfloat16", "float16", "float32"] = "into"
     shard_gb: float = 5.0  # of a safetensors file at most
-
-    unkeyed: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if "" in (self.base, self.instruct, self.into, *self.parts):

@@ -2,7 +2,7 @@
 
     one, two = Vocabulary.of(checkpoint), Vocabulary.of(other)
     difference(one, two)        # "token 7 is '<a>' in … and '<b>' in …", or None
-    rows = chat_rows(into, base, chat, count=32000, counts=(32000, 32002), embeddings="by_token")
+    rows = chat_rows(into, base, chat, (32000, 32000, 32002), "by_token", special=True)
 
 The chat template is no part of a vocabulary. Of special tokens only the name and number count, not the flags.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ class Vocabulary:
     """A tokenizer, as tokenizer.json and tokenizer_config.json have it."""
 
     name: str  # of its model
-    folder: Path
     numbers: Mapping[str, int]  # token -> its number, added ones included
     added: Mapping[str, Mapping[str, Any]]  # added tokens, as tokenizer.json has them
     merges: tuple[str, ...]
@@ -61,7 +59,7 @@ class Vocabulary:
         numbers |= {token: int(entry["id"]) for token, entry in added.items()}
         merged = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in merges)
         own = _own(checkpoint, numbers)
-        return cls(checkpoint.name, checkpoint.path, numbers, added, merged, scores, cutting, own)
+        return cls(checkpoint.name, numbers, added, merged, scores, cutting, own)
 
     @property
     def special(self) -> list[str]:

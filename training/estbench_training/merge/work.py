@@ -27,7 +27,7 @@ from estbench_training.kinds import Context, Say
 from estbench_training.merge import files
 from estbench_training.merge.alike import ROWS_CURE, Model, check, opened
 from estbench_training.merge.combine import Merger, Parties, outputs
-from estbench_training.merge.settings import MergeSettings
+from estbench_training.merge.settings import SCALED, MergeSettings
 from estbench_training.merge.stream import Pool
 from estbench_training.merge.tokens import TokenRows, Vocabulary, chat_rows, cut_otherwise, difference
 from estbench_training.weights import Writer, growing
@@ -56,9 +56,7 @@ def merge(
             by_name[settings.base] if settings.base else None,
             tuple(by_name[name] for name in settings.merged),
         )
-        moved = settings.method not in ("chat_vector", "task", "ties", "dare") or any(
-            settings.scale_of(name) for name in parties.start.tensors
-        )
+        moved = settings.method not in SCALED or any(settings.scale_of(name) for name in parties.start.tensors)
         _check_patterns(settings, parties)
         vocabularies = {model: Vocabulary.of(model.checkpoint) for model in parties.all}
         _say_cutting(parties, vocabularies, context.say)

@@ -7,7 +7,7 @@ corpus.texts, corpus.characters["et"]
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from estbench.errors import DataError
@@ -48,11 +48,11 @@ def read(settings: VocabSettings, context: Context) -> Corpus:
     return Corpus(tuple(texts), characters, commits, samples)
 
 
-def _some(stream: object, source: SourceSettings, most: int) -> list[str]:
+def _some(stream: Iterable[sources.Batch], source: SourceSettings, most: int) -> list[str]:
     """Whole documents until there are so many characters; of the last one only what is needed."""
     found: list[str] = []
     left, documents = most, source.limit
-    for batch in stream:  # type: ignore[attr-defined]
+    for batch in stream:
         for document in sources.documents(batch, source.field, source.damaged).documents:
             text = unicodedata.normalize("NFC", document.text)[:left]
             if text.strip():

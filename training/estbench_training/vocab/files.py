@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from estbench.checkpoint import CONFIGS, Checkpoint, read_json
+from estbench.checkpoint import CONFIGS, TEMPLATES, Checkpoint, read_json
 from estbench.errors import ModelError
-from estbench_training.appearing import write_synced
+from estbench_training.appearing import write_json_synced, write_synced
 from estbench_training.shards import load_tokenizer
 from estbench_training.vocab.forms import Vocabulary
 from estbench_training.vocab.resize import Resized, renumbered
 
-AS_THEY_ARE = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json")
+AS_THEY_ARE = ("special_tokens_map.json", *TEMPLATES)
 GENERIC = "PreTrainedTokenizerFast"  # does what tokenizer.json says, and nothing else
 TRIED = 2000  # characters of a text that the new tokenizer is tried with
 
@@ -40,7 +40,7 @@ def write(base: Checkpoint, old: Vocabulary, made: Resized, folder: Path, texts:
     for name in CONFIGS:
         if (base.path / name).exists():
             row = renumbered(read_json(base.path / name), old, new, made.rows, str(base.path / name))
-            _write(folder / name, row)
+            write_json_synced(folder / name, row)
     for name in AS_THEY_ARE:
         if (base.path / name).exists():
             shutil.copyfile(base.path / name, folder / name)
@@ -58,7 +58,7 @@ def _tokenizer_config(base: Checkpoint, old: Vocabulary, new: Vocabulary, folder
             str(place): tokens[name] for name, place in new.specials.items() if name in tokens
         }
     for name in dict.fromkeys([row.get("tokenizer_class", GENERIC), GENERIC]):
-        _write(folder / "tokenizer_config.json", {**row, "tokenizer_class": name})
+        write_json_synced(folder / "tokenizer_config.json", {**row, "tokenizer_class": name})
         if _is_new(new, folder, texts):
             return
     raise ModelError(
@@ -81,7 +81,3 @@ def _is_new(new: Vocabulary, folder: Path, texts: Iterable[str]) -> bool:
     return len(loaded) == expected.get_vocab_size() and all(
         loaded(text).input_ids == expected.encode(text).ids for text in tried
     )
-
-
-def _write(path: Path, row: object) -> None:
-    write_synced(path, json.dumps(row, indent=2, ensure_ascii=False) + "\n")

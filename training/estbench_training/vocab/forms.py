@@ -31,7 +31,6 @@ Form = Literal["byte-level", "spaced", "plain"]
 HOLE, ORDINARY, SPECIAL, BYTE = 0, 1, 2, 3  # kinds
 MODELS = ("BPE", "Unigram", "WordLevel")
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-SPACE = "▁"
 _ABOUT_SPACES = ("Prepend", "Replace", "Strip")  # normalisers that a token's own text must not pass through
 
 

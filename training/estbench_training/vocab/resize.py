@@ -8,7 +8,6 @@ row is that row bit for bit; others are computed in float64 and rounded once. A 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +23,11 @@ from estbench.errors import ModelError
 from estbench_training.vocab.assemble import Adapted
 from estbench_training.vocab.forms import Vocabulary
 from estbench_training.vocab.pieces import Pieces
-from estbench_training.weights import TensorInfo, Weights, Writer, names_of
+from estbench_training.weights import FLOATS, TensorInfo, Weights, Writer, check_finite, gather, names_of
 
 COPIED = 1 << 24  # elements that are read at once
 COMPUTED = 1 << 22  # elements of new rows that are computed at once
-APART = 1 << 17  # bytes that are read and thrown away rather than begun anew
 ID_KEYS = ("_token_id", "_token_ids", "_token_index", "suppress_tokens", "bad_words_ids")  # how keys of token ids end
-COMPUTABLE = ("BF16", "F16", "F32", "F64")
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def matrices(weights: Weights, config: Mapping[str, Any], tokens: int) -> dict[s
     names = list(names_of(weights, config).names)
     names += [bias for name in names if (bias := f"{name.removesuffix('weight')}bias") in weights.tensors]
     found = {name: weights.tensors[name] for name in names}
-    if odd := [name for name in names if found[name].dtype not in COMPUTABLE]:
+    if odd := [name for name in names if found[name].dtype not in FLOATS]:
         raise ModelError(f"{weights.folder}: {odd[0]} is {found[odd[0]].dtype}: take the model that is not quantised.")
     rows = {info.rows for info in found.values()}
     if len(rows) > 1:
@@ -127,35 +124,6 @@ def _rows(old: Weights, new: Writer, name: str, made: Resized) -> None:
             mean = rounded(made.pieces.mean(read), info.torch) if mean is None else mean
             rows[max(0, last - start) :] = mean
         new.write(name, start, rows.view(stop - start, *info.shape[1:]))
-
-
-def check_finite(values: Tensor, what: str, rows: NDArray[np.int64] | None = None, start: int = 0) -> None:
-    """ModelError naming the first row of `values` that has a NaN or an infinity. rows: their numbers; else from
-    `start` on."""
-    if not values.is_floating_point():
-        return
-    finite = torch.isfinite(values if values.element_size() > 1 else values.float())
-    if bool(finite.all()):
-        return
-    bad = int(torch.nonzero(~finite.reshape(len(values) if values.dim() else 1, -1).all(1))[0])
-    row = start + bad if rows is None else int(rows[bad])
-    raise ModelError(f"{what} holds a NaN or an infinity in row {row:,}: take a checkpoint from before it broke.")
-
-
-def gather(weights: Weights, name: str, ids: NDArray[np.int64]) -> Tensor:
-    """(ids, …): some rows, whose numbers rise, in the stored type; neighbours are read together."""
-    info = weights.tensors[name]
-    found = torch.empty((len(ids), *info.shape[1:]), dtype=info.torch)
-    far = np.flatnonzero(np.diff(ids) > max(1, APART * info.rows // info.bytes)) + 1
-    most = max(1, COPIED // info.row)  # rows, so that memory is bounded
-    for begin, end in itertools.pairwise([0, *far.tolist(), len(ids)]):
-        while begin < end:
-            first = int(ids[begin])
-            stop = begin + int(np.searchsorted(ids[begin:end], first + most))
-            block = weights.read(name, first, int(ids[stop - 1]) + 1)
-            found[begin:stop] = block[torch.from_numpy(ids[begin:stop] - first)]
-            begin = stop
-    return found
 
 
 def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -35,6 +35,7 @@ class Work:
     context: Context
     base: Checkpoint
     old: Vocabulary
+    rows: int  # of its embeddings
     corpus: corpus.Corpus
 
     @property
@@ -48,9 +49,9 @@ def run(settings: VocabSettings, context: Context) -> None:
     old = files.vocabulary(base)
     assemble.check(old)
     with Weights.open(base) as weights:
-        resize.matrices(weights, base.config, old.size)
+        rows = next(iter(resize.matrices(weights, base.config, old.size).values())).rows
     measured = fertility.texts({name: context.path(path) for name, path in settings.report.items()})
-    work = Work(settings, context, base, old, corpus.read(settings, context))
+    work = Work(settings, context, base, old, rows, corpus.read(settings, context))
     measured |= {f"data.{name}": text for name, text in work.corpus.samples.items()}
     adapted = adapt(work)
     new = adapted.vocabulary()
@@ -118,7 +119,7 @@ def _report(work: Work, new: Vocabulary, made: resize.Resized, measured: Mapping
         "mode": settings.mode,
         "algorithm": new.algorithm,
         "tokens": {"old": old.size, "new": new.size},
-        "rows": {"old": _rows(work.base), "new": made.rows},
+        "rows": {"old": work.rows, "new": made.rows},
         "specials": int((new.kinds == SPECIAL).sum()),
         "initialised": {
             "init": settings.init,
@@ -141,11 +142,6 @@ def _report(work: Work, new: Vocabulary, made: resize.Resized, measured: Mapping
             for name in settings.data
         },
     }
-
-
-def _rows(base: Checkpoint) -> int:
-    with Weights.open(base) as weights:
-        return next(iter(resize.matrices(weights, base.config, 0).values())).rows
 
 
 def _table(said: Mapping[str, Any]) -> str:

@@ -9,7 +9,19 @@ with Weights.open(find("demo-base")) as old, growing(place, key) as folder:
 """
 
 from estbench_training.weights.embeddings import Embeddings, names_of
-from estbench_training.weights.reading import TensorInfo, Weights
+from estbench_training.weights.reading import FLOATS, TensorInfo, Weights, computing
+from estbench_training.weights.rows import check_finite, gather
 from estbench_training.weights.writing import Writer, growing
 
-__all__ = ["Embeddings", "TensorInfo", "Weights", "Writer", "growing", "names_of"]
+__all__ = [
+    "FLOATS",
+    "Embeddings",
+    "TensorInfo",
+    "Weights",
+    "Writer",
+    "check_finite",
+    "computing",
+    "gather",
+    "growing",
+    "names_of",
+]

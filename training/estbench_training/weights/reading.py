@@ -42,6 +42,12 @@ DTYPES: Mapping[str, torch.dtype] = {  # of safetensors, that torch has
     "U64": torch.uint64,
     "BOOL": torch.bool,
 }
+FLOATS = ("BF16", "F16", "F32", "F64")  # types that are computed with; other floats are quantised
+
+
+def computing(*dtypes: torch.dtype) -> torch.dtype:
+    """The type that weights of these types are computed in: fp32 if all have 16 bits or less, else fp64."""
+    return torch.float64 if any(dtype.itemsize > 2 for dtype in dtypes) else torch.float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,49 @@
+"""Single rows of a matrix, wherever they stand, and the check that all their numbers are numbers.
+
+rows = gather(weights, "model.embed_tokens.weight", np.array([3, 17, 18]))
+check_finite(rows, "model.safetensors: model.embed_tokens.weight", np.array([3, 17, 18]))
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from estbench.errors import ModelError
+from estbench_training.weights.reading import Weights
+
+AT_ONCE = 1 << 24  # elements that are read at once
+APART = 1 << 17  # bytes that are read and thrown away rather than begun anew
+
+
+def check_finite(values: Tensor, what: str, rows: NDArray[np.int64] | None = None, start: int = 0) -> None:
+    """ModelError naming the first row of `values` that has a NaN or an infinity. rows: their numbers; else from
+    `start` on."""
+    if not values.is_floating_point():
+        return
+    finite = torch.isfinite(values if values.element_size() > 1 else values.float())
+    if bool(finite.all()):
+        return
+    bad = int(torch.nonzero(~finite.reshape(len(values) if values.dim() else 1, -1).all(1))[0])
+    row = start + bad if rows is None else int(rows[bad])
+    raise ModelError(f"{what} holds a NaN or an infinity in row {row:,}: take a checkpoint from before it broke.")
+
+
+def gather(weights: Weights, name: str, ids: NDArray[np.int64]) -> Tensor:
+    """(ids, …): some rows, whose numbers rise, in the stored type; neighbours are read together."""
+    info = weights.tensors[name]
+    found = torch.empty((len(ids), *info.shape[1:]), dtype=info.torch)
+    far = np.flatnonzero(np.diff(ids) > max(1, APART * info.rows // info.bytes)) + 1
+    most = max(1, AT_ONCE // info.row)  # rows, so that memory is bounded
+    for begin, end in itertools.pairwise([0, *far.tolist(), len(ids)]):
+        while begin < end:
+            first = int(ids[begin])
+            stop = begin + int(np.searchsorted(ids[begin:end], first + most))
+            block = weights.read(name, first, int(ids[stop - 1]) + 1)
+            found[begin:stop] = block[torch.from_numpy(ids[begin:stop] - first)]
+            begin = stop
+    return found
