@@ -345,6 +345,22 @@ def test_a_stage_merges_and_is_done_once(tmp_path: Path, trio: Trio) -> None:
     assert all("done before" in line for line in said) and len(said) == 2
 
 
+def test_a_merge_that_names_all_its_models_needs_no_other(tmp_path: Path, trio: Trio) -> None:
+    """Neither a base nor the stage before it, which would run and be in its key."""
+    from estbench_training import recipe, stages
+
+    mean = {"kind": "merge", "method": "average", "parts": [str(trio[0]), str(trio[2])]}
+    vector = {"kind": "merge", "method": "chat_vector", "base": str(trio[0]), "instruct": str(trio[1])}
+    rows = [{"name": "mean", **mean}, {"name": "other", **mean}, {"name": "chat", **vector, "into": str(trio[2])}]
+    made = recipe.from_row({"name": "tiny", "stages": rows}, tmp_path)
+    assert stages.closure(made, ["other"]) == {"other"} and stages.closure(made, ["chat"]) == {"chat"}
+    first, other, chat = stages.run(made, tmp_path / "out", lambda line: None)
+    assert first.model is other.model is chat.model is None and first.made_of["models"] == other.made_of["models"]
+    assert stages.closure(
+        recipe.from_row({"name": "t", "stages": [*rows, {"name": "last", **vector}]}, tmp_path), ["last"]
+    ) == {"chat", "last"}
+
+
 def test_the_order_of_patterns_belongs_to_the_key(tmp_path: Path, trio: Trio) -> None:
     from estbench_training import recipe, stages
 

@@ -43,6 +43,10 @@ class StageSettings:
         """The earlier stages that it reads, beside the model that it starts from."""
         return ()
 
+    def starts(self) -> bool:
+        """Whether it starts from the model before it, where its kind does; a merge may name all of its models."""
+        return True
+
     def models(self) -> tuple[str, ...]:
         """More models that it reads: stages that make one, or models from elsewhere (a folder, owner/name, demo)."""
         return ()

@@ -143,7 +143,7 @@ def show(plan: Plan, output: str | None) -> None:
 
 
 def _stage(recipe: Recipe, stage: Stage, machine: Machine, gpus: int) -> StagePlan:
-    model = recipe.model_before(stage) if stage.kind.needs_model else None
+    model = recipe.model_before(stage) if stage.needs_model else None
     begun = StagePlan(stage.name, stage.kind.name, model)
     work, size = work_of(stage.settings, rows_of(recipe, stage)), shape_of(recipe, stage)
     if work is None:

@@ -77,6 +77,11 @@ class Stage:
         """Its name, unique in the recipe."""
         return self.common.name
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether it starts from a model, or its tokenizer."""
+        return self.kind.needs_model and self.settings.starts()
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -157,7 +162,7 @@ def _check_names(recipe: Recipe) -> None:
             if name not in known:
                 late = " It has to come before." if name in all_names else did_you_mean(name, known)
                 raise ConfigError(f"Stage {stage.name!r} reads {name!r}, which is no stage before it.{late}")
-        if stage.kind.needs_model and recipe.model_before(stage) is None:
+        if stage.needs_model and recipe.model_before(stage) is None:
             raise ConfigError(f"Stage {stage.name!r} needs a model: give the recipe a base.")
         for model in models:
             if model in known and not recipe.stage(str(model)).kind.makes_model:

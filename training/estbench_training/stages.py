@@ -73,14 +73,14 @@ def closure(recipe: Recipe, names: Iterable[str]) -> set[str]:
         needs = [
             *stage.settings.inputs(),
             *stage.settings.models(),
-            recipe.model_before(stage) if stage.kind.needs_model else None,
+            recipe.model_before(stage) if stage.needs_model else None,
         ]
         open_ += [recipe.stage(name) for name in needs if name in known and name not in found]
     return found
 
 
 def _step(recipe: Recipe, stage: Stage, output: Path, before: Mapping[str, Step], say: Say) -> Step:
-    model = recipe.model_before(stage) if stage.kind.needs_model else None
+    model = recipe.model_before(stage) if stage.needs_model else None
     made_of: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": stage.kind.name,

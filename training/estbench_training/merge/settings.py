@@ -113,6 +113,10 @@ class MergeSettings(StageSettings):
         if self.shard_gb <= 0:
             raise ConfigError(f"shard_gb: {self.shard_gb:g} has to be above 0.")
 
+    def starts(self) -> bool:
+        """A chat vector is added to the model before, unless `into` names another; all else is named."""
+        return self.method == "chat_vector" and self.into is None
+
     def models(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for name in (self.into, self.base, self.instruct, *self.parts) if name))
 
