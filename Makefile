@@ -1,6 +1,7 @@
 # make demo       from a fresh clone to a real evaluation: installs into .venv, makes and evaluates the demo models
 # make test       the fast tests;  make test-all  adds the slow ones;  make check  lint, types and task files
 #                 make test WORKERS=4 ARGS="tests/test_cli.py -x"   in so many processes (as many as cores), some of them
+# make story      the seeds' claims, tested in the small world (half an hour): docs/story.md, the board in build/story
 #
 # In a container that has its own torch (ROCm, CUDA): make demo VENV_FLAGS=--system-site-packages
 # Another Python or place: make demo PYTHON=python3.12 VENV=/scratch/me/estbench
@@ -16,7 +17,7 @@ PINS := pyproject.toml requirements/torch.txt scripts/install.sh
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 export VENV PYTHON VENV_FLAGS
 
-.PHONY: demo test test-slow test-all check requirements clean
+.PHONY: demo story test test-slow test-all check requirements clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/estbench eval model=demo tasks=mini output=table
@@ -26,6 +27,9 @@ demo: $(VENV)/.demo
 	@echo
 	@echo 'The board: estbench serve opens it at http://127.0.0.1:8000'
 	@echo 'Before you type these, once a terminal: source $(BIN)/activate'
+
+story: $(VENV)/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m estbench_training.story $(ARGS)
 
 test: $(VENV)/.dev
 	@$(PYTEST) -n $(WORKERS) $(ARGS)
