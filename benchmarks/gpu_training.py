@@ -347,7 +347,7 @@ class Bench:
         self.wait()
         seconds = time.perf_counter() - begun
         return {
-            "seconds": round(seconds, 3),
+            "seconds": round(seconds, 6),
             "residual": float((gram @ solved - right).abs().max() / right.abs().max()),
         }
 
