@@ -16,6 +16,7 @@ from estbench_training.story import results as stored
 from estbench_training.story.claims import Claim, Found, Row, of_compare, of_gate, verdict
 from estbench_training.story.results import Evaluated, Made, Point, Results, Score, SeedResults, Writing
 from estbench_training.story.seeds import SEEDS, Model, Seed, Way, chosen
+from estbench_training.story.work import Work
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,11 +72,33 @@ def test_nothing_compared_is_nothing_shown() -> None:
         assert verdict(claim, Found(())).word == "undecided"
 
 
+def test_what_no_model_can_do_is_noted_beside_a_verdict_of_better() -> None:
+    found = dataclasses.replace(Found((row("a"),)), note="new does no better than guessing in `mini_pairs_et`")
+    one = verdict(BETTER, found)
+    assert one.word == "shown" and "no better than guessing" in one.reason
+
+
+def test_nothing_is_kept_or_lost_that_was_never_above_guessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guesses, knows = (
+        Evaluated("run", (Score("mini_pairs_en", "acc", 52.0, low, 56.0, 600, 50.0),)) for low in (48.0, 51.0)
+    )
+    work = Work(tmp_path, print)
+    passed = {"status": "pass", "comparisons": [{"tasks": [GATED]}]}
+    monkeypatch.setattr(work, "command", lambda words, codes=(0,): passed)
+    assert verdict(KEPT, work.test(KEPT, knows, guesses)).word == "undecided"
+    assert verdict(KEPT, work.test(KEPT, guesses, knows)).word == "shown"
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "open", "equal"]), min_size=1, max_size=4))
 def test_one_task_that_is_not_better_is_enough(statuses: list[str]) -> None:
     word = verdict(BETTER, Found(tuple(row(status) for status in statuses))).word
     assert (word == "shown") == (set(statuses) == {"a"})
+
+
+GATED = {"task": "mini_pairs_en", "status": "pass", "n": 600, "unit": "points", "p_adjusted": 0.2} | dict.fromkeys(
+    ("candidate", "baseline", "difference", "low", "high", "detectable"), 1.5
+)
 
 
 def compared(**changes: Any) -> dict[str, Any]:
@@ -110,9 +133,7 @@ def test_runs_that_were_asked_otherwise_show_nothing() -> None:
 
 
 def test_a_gate_is_read_as_it_is_printed() -> None:
-    keys = ("candidate", "baseline", "difference", "low", "high", "detectable")
-    one = {"task": "mini_pairs_en", "status": "pass", "n": 600, "unit": "points", "p_adjusted": 0.2}
-    answer = {"status": "pass", "comparisons": [{"tasks": [one | dict.fromkeys(keys, 1.5)]}]}
+    answer = {"status": "pass", "comparisons": [{"tasks": [GATED]}]}
     found = of_gate(answer, ["mini_pairs_en"])
     assert (found.status, found.rows[0].difference, found.rows[0].p) == ("pass", 1.5, 0.2)
 

@@ -69,6 +69,7 @@ class Found:
     rows: tuple[Row, ...]
     status: str | None = None  # of the gate
     reason: str | None = None  # why nothing could be compared
+    note: str | None = None  # what a reader has to know beside the verdict
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def verdict(claim: Claim, found: Found) -> Verdict:
     if found.reason or not found.rows:
         return Verdict(claim, found, "undecided", found.reason or "nothing was compared")
     word, reason = _gated(claim, found) if claim.test in ("kept", "fallen") else _better(found)
-    return Verdict(claim, found, word, reason)
+    return Verdict(claim, found, word, "; ".join(filter(None, (reason, found.note))))
 
 
 def _better(found: Found) -> tuple[Word, str]:

@@ -144,7 +144,9 @@ LLAMMAS = Seed(
         "LLAMMAS reads a little Estonian and is then tuned on many English instructions, few Estonian ones and "
         "translation. The three tuned models below learn from as many rows; only what was read before, or what the "
         "rows are, differs. Following Estonian instructions takes copying Estonian words, which models of this size "
-        "hardly learn from a few rows; translation into Estonian shows more."
+        "hardly learn from a few rows; translation into Estonian shows more. In another setting that was tried, with "
+        "fewer steps of reading and more rows, the two verdicts on what reading before is good for were the other way "
+        "round."
     ),
     models=(
         Model("base", "demo-en", "has read English only"),

@@ -37,6 +37,7 @@ from estbench_training.story.results import Evaluated, Made, Point, Score
 from estbench_training.story.seeds import Sweep
 from estbench_training.work import work_of
 
+GUESSES = "does no better than guessing, or than the best trivial answer, in"
 VERDICTS = (0, 1, 3, 4)  # exit codes of the gate; 2 is a mistake
 
 
@@ -143,18 +144,23 @@ class Work:
 
     def test(self, claim: Claim, candidate: Evaluated, baseline: Evaluated) -> Found:
         """Put a claim to `estbench compare` or `estbench gate`. What never was above guessing can't be kept or lost."""
-        guessed = [task for task in claim.tasks if (score := baseline.score(task)) and score.at_chance]
-        if guessed and claim.test != "better":
-            return Found((), reason=f"{claim.baseline} does no better than guessing in `{guessed[0]}`")
         if claim.test == "better":
             words = ["compare", candidate.run, baseline.run, f"tasks={','.join(claim.tasks)}"]
-            return of_compare(self.command(words), claim.tasks)
+            found = of_compare(self.command(words), claim.tasks)
+            guessed = _at_chance(candidate, claim.tasks)
+            return replace(found, note=f"{claim.candidate} {GUESSES} `{guessed[0]}`") if guessed else found
+        if guessed := _at_chance(baseline, claim.tasks):
+            return Found((), reason=f"{claim.baseline} {GUESSES} `{guessed[0]}`")
         policy = self.folder / "policies" / f"{claim.name}.json"  # JSON is YAML
         policy.parent.mkdir(exist_ok=True)
         margins = {"margin": claim.margin, "pool": {"margin": claim.margin}, "tasks": list(claim.tasks)}
         report.write(policy, json.dumps(margins))
         words = ["gate", f"candidate={candidate.run}", f"baseline={baseline.run}", f"policy={policy}"]
         return of_gate(self.command(words, VERDICTS), claim.tasks)
+
+
+def _at_chance(run: Evaluated, tasks: Sequence[str]) -> list[str]:
+    return [task for task in tasks if (score := run.score(task)) and score.at_chance]
 
 
 def _cpu_seconds() -> float:
