@@ -55,8 +55,8 @@ def _sweep(seed: Seed, found: SeedResults) -> Chart:
     series = [Series(task, _marks(found.sweep, task), place, place) for place, task in enumerate(tasks)]
     says = (
         "Scores of the merged model over λ, with 95 % intervals; λ = 0 is the model without the vector. "
-        "`merged` in the tables has the recipe's λ, which was fixed before this curve was drawn, though after trials on "
-        "these tests."
+        "`merged` in the tables has the recipe's λ, which was fixed before this curve was drawn, though after trials "
+        "on these tests."
     )
     return Chart("sweep", title, says, figures.lines(title, series, across="λ", up="points"))
 
