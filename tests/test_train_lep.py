@@ -215,6 +215,17 @@ def test_the_template_is_the_targets_and_the_ids_are_the_new_ones(world: LepWorl
     assert model.generate(**ids, max_new_tokens=4, do_sample=False).shape[1] > ids["input_ids"].shape[1]
 
 
+def test_special_tokens_that_only_the_targets_map_names_are_carried_over(world: LepWorld) -> None:
+    from transformers import AutoTokenizer
+
+    config = json.loads((world.folder / "target" / "tokenizer_config.json").read_text("utf-8"))
+    roles = {name: config.pop(name) for name in ("bos_token", "eos_token")}
+    (world.folder / "target" / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    (world.folder / "target" / "special_tokens_map.json").write_text(json.dumps(roles), "utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(world.run("./donor") / "model")
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "<|end|>")
+
+
 def test_layers_stay_the_targets_where_the_donors_are_the_sources(world: LepWorld) -> None:
     made, target = world.made("./donor"), world.read("target")
     assert made.keys() == target.keys()

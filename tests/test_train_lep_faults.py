@@ -67,6 +67,12 @@ def test_a_nan_in_a_layer_is_named(world: LepWorld, role: str, layers: str) -> N
     refused(world, ModelError, rf"{role}.*layers\.1\.mlp\.up_proj\.weight holds a NaN .* row 9:", layers=layers)
 
 
+def test_a_sum_that_the_type_can_not_hold_is_no_nan_of_the_users(world: LepWorld) -> None:
+    world.change("donor", broken(1e38, "model.layers.1.mlp.up_proj.weight", 9))
+    name = r"model\.layers\.\d\.\S+: row \d+ becomes larger than torch\.bfloat16 can hold: take a smaller scale"
+    refused(world, ModelError, name, layers="delta", scale=1000)
+
+
 def test_models_of_another_width_are_no_siblings(world: LepWorld) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -243,6 +243,7 @@ def test_differences_of_configurations_are_said(tmp_path: Path, trio: Trio, caps
         ({"method": "average", "parts": ["a", "b"], "weights": [1, -2]}, "weights: have to be 0 or more"),
         ({"method": "stock", "parts": ["a", "b"], "base": "c", "into": "d"}, "into: stock makes a model of its own"),
         ({"method": "ties", "parts": ["a"], "base": "b", "density": 1, "embeddings": "by_token"}, "is for chat_vector"),
+        ({"method": "task", "parts": ["a"], "base": "b", "scale": 1e39}, "scale: 1e+39 has to be from -1000 to 1000"),
         ({"method": "magic"}, "is not one of chat_vector, task"),
     ],
 )

@@ -31,7 +31,7 @@ from estbench_training.lep.solve import Fit, Normal, slices, solve
 from estbench_training.merge.methods import chat_vector
 from estbench_training.vocab.forms import BYTE, ORDINARY
 from estbench_training.vocab.pieces import Pieces, overlap, pieces_of
-from estbench_training.weights import check_finite, computing
+from estbench_training.weights import computing, rounded
 
 AT_ONCE = 4096  # new rows that are computed together
 
@@ -66,9 +66,7 @@ class Carried:
     def all(self, count: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
         """(first row, rows) of all `count` rows, rounded to `dtype`; ModelError where one is too large for it."""
         for start, stop in slices(count, AT_ONCE):
-            rows = self.rows(start, stop).to(dtype)
-            check_finite(rows, f"{self.roles.target.parts[self.part]} in {dtype}", start=start)
-            yield start, rows
+            yield start, rounded(self.rows(start, stop), dtype, self.roles.target.parts[self.part], start)
 
     def _moved(self, made: Tensor, start: int, stop: int) -> Tensor:
         """E^D + C(E^T − E^S); rows beyond the vocabulary stay the donor's."""

@@ -28,7 +28,7 @@ def write(folder: Path, roles: Roles) -> None:
             shutil.copyfile(origin / name, folder / name)
     for name, keys in (("tokenizer_config.json", TARGETS), ("special_tokens_map.json", ROLES)):
         if (donor / name).exists() or name == "tokenizer_config.json":
-            theirs = _row(target / name)
+            theirs = _row(target / "special_tokens_map.json") | _row(target / name)
             kept = {key: value for key, value in _row(donor / name).items() if key not in keys}
             write_json_synced(folder / name, kept | {key: theirs[key] for key in keys if key in theirs})
     for name in CONFIGS:

@@ -25,7 +25,7 @@ from estbench_training.lep.roles import Model, Roles
 from estbench_training.lep.settings import LepSettings
 from estbench_training.lep.solve import slices
 from estbench_training.merge.methods import chat_vector
-from estbench_training.weights import check_finite, computing
+from estbench_training.weights import check_finite, computing, rounded
 
 ELEMENTS = 1 << 22  # numbers that are computed together
 CURE = "layers: delta carries over all that the donor's layers have learnt"
@@ -58,9 +58,7 @@ class Layers:
             made = self._moved(name, start, stop, found.to(kind))
         else:
             return found
-        rounded = made.to(found.dtype)
-        check_finite(rounded, f"{name} in {found.dtype}", start=start)
-        return rounded
+        return rounded(made, found.dtype, name, start)
 
     def _moved(self, name: str, start: int, stop: int, found: Tensor) -> Tensor:
         """T + scale · (D − S); with scale 1 as D + (T − S), which is the chat vector to the bit."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from estbench.errors import ConfigError
 from estbench_training.kinds import StageSettings
+from estbench_training.merge.settings import LARGEST
 
 if TYPE_CHECKING:
     from estbench_training.recipe import Recipe
@@ -36,6 +37,8 @@ class LepSettings(StageSettings):
     def __post_init__(self) -> None:
         if self.ridge < 0:
             raise ConfigError(f"ridge: {self.ridge:g} is below 0.")
+        if not abs(self.scale) <= LARGEST:
+            raise ConfigError(f"scale: {self.scale:g} has to be from -{LARGEST} to {LARGEST}.")
         if self.scale != 1 and self.layers == "keep":
             raise ConfigError("scale: is of what the donor's layers have learnt; with layers: keep nothing is carried.")
         if self.ridge != LepSettings.ridge and self.variant in ("delta", "swap"):

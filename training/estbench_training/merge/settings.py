@@ -24,6 +24,7 @@ Method = Literal["chat_vector", "task", "ties", "dare", "slerp", "stock", "avera
 Rows = Literal["add", "skip", "by_token"]
 METHODS: tuple[Method, ...] = ("chat_vector", "task", "ties", "dare", "slerp", "stock", "average")
 BASED = ("task", "ties", "dare", "stock")  # methods that look at what models have learnt since a base
+LARGEST = 1000  # scale, weight; far beyond all that makes a model
 SCALED = ("chat_vector", "task", "ties", "dare")
 
 
@@ -98,6 +99,8 @@ class MergeSettings(StageSettings):
         for name, value in numbers.items():
             if not math.isfinite(value):
                 raise ConfigError(f"{name}: {value} is no number.")
+            if abs(value) > LARGEST:
+                raise ConfigError(f"{name}: {value:g} has to be from -{LARGEST} to {LARGEST}.")
             if self.method == "slerp" and name.startswith(("t", "scales")) and not 0 <= value <= 1:
                 raise ConfigError(f"{name}: {value:g} has to be from 0, the first model, to 1, the second.")
         if self.scale != 1 and self.method not in SCALED:

@@ -23,14 +23,30 @@ APART = 1 << 17  # bytes that are read and thrown away rather than begun anew
 def check_finite(values: Tensor, what: str, rows: NDArray[np.int64] | None = None, start: int = 0) -> None:
     """ModelError naming the first row of `values` that has a NaN or an infinity. rows: their numbers; else from
     `start` on."""
+    if (bad := _broken(values)) is not None:
+        row = start + bad if rows is None else int(rows[bad])
+        raise ModelError(f"{what} holds a NaN or an infinity in row {row:,}: take a checkpoint from before it broke.")
+
+
+def rounded(values: Tensor, dtype: torch.dtype, name: str, start: int) -> Tensor:
+    """Finite rows from `start` on, in another type; ModelError naming the first one that it can't hold."""
+    found = values.to(dtype)
+    if (bad := _broken(found)) is not None:
+        raise ModelError(
+            f"{name}: row {start + bad:,} becomes larger than {dtype} can hold: take a smaller scale, or models in "
+            "bfloat16 or float32."
+        )
+    return found
+
+
+def _broken(values: Tensor) -> int | None:
+    """The first row that has a NaN or an infinity."""
     if not values.is_floating_point():
-        return
+        return None
     finite = torch.isfinite(values if values.element_size() > 1 else values.float())
     if bool(finite.all()):
-        return
-    bad = int(torch.nonzero(~finite.reshape(len(values) if values.dim() else 1, -1).all(1))[0])
-    row = start + bad if rows is None else int(rows[bad])
-    raise ModelError(f"{what} holds a NaN or an infinity in row {row:,}: take a checkpoint from before it broke.")
+        return None
+    return int(torch.nonzero(~finite.reshape(len(values) if values.dim() else 1, -1).all(1))[0])
 
 
 def gather(weights: Weights, name: str, ids: NDArray[np.int64]) -> Tensor:
