@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -10,12 +11,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import merge_world as world
+import numpy as np
 import pytest
 from estbench_training.merge import command, sweep
+from gate_world import synthetic
 from merge_world import make, weights
 
-from estbench import config, runner
+from estbench import config, evidence, runner
 from estbench.errors import ConfigError
+from estbench.evidence import Evidence
 from estbench.runs import Score
 
 
@@ -26,6 +30,11 @@ def score(
     return Score(task, "acc", value, *ends, 100, 100, chance, 0, 0, unit, higher, primary=True)
 
 
+def right(score: Score) -> np.ndarray:
+    """100 documents, of which the first are right."""
+    return (np.arange(100) < 100 * (score.value or 0)).astype(float)
+
+
 class Measured:
     """Stands in for evaluations: by the λ of the model's folder."""
 
@@ -33,6 +42,7 @@ class Measured:
         self.scores = {0.25: (0.6, 0.7), 0.5: (0.8, 0.7), 1.0: (0.9, 0.55)}
         self.asked: list[str] = []
         self.stop = False
+        self.runs: dict[str, Evidence] = {}
 
     def prepare(self, settings: config.EvalSettings, say: Any) -> config.EvalSettings:
         return settings
@@ -44,7 +54,15 @@ class Measured:
         self.asked.append(str(settings.name))
         one, two = self.scores[float(settings.model.rpartition("scale-")[2])]
         scores = [score("mini_pairs_et", one), score("mini_pairs_en", two)]
-        return SimpleNamespace(id=f"run-{settings.name}", scores=lambda: scores, path=Path("x"))
+        found = synthetic(f"run-{settings.name}", {score.task: right(score) for score in scores})
+        found.scores = scores
+        self.runs[found.id] = found
+        return SimpleNamespace(id=found.id, scores=lambda: scores, path=Path("x"))
+
+    def find(self, name: str) -> Evidence:
+        if name not in self.runs:
+            raise ConfigError(f"There is no run {name!r}.")
+        return self.runs[name]
 
 
 @pytest.fixture
@@ -54,6 +72,9 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Measured:
     monkeypatch.setattr(runner, "prepare", found.prepare)
     monkeypatch.setattr(runner, "evaluate", found.evaluate)
     monkeypatch.setattr(sweep, "index", lambda run, url: None)
+    monkeypatch.setattr(sweep, "find_run", lambda name: name)
+    monkeypatch.setattr(sweep, "Run", lambda name: name)
+    monkeypatch.setattr(evidence, "of_run", found.find)
     for at, name in enumerate(("base", "chat", "et")):
         make(tmp_path / name, seed=at, template=world.TEMPLATE if name == "chat" else None)
     return found
@@ -120,11 +141,37 @@ def test_a_table_on_a_terminal_has_intervals(
     run(tmp_path)
     text = capsys.readouterr().out
     assert "80.0 (75.0 … 85.0)" in text and "Best by the mean of scores corrected for chance: λ = 0.5" in text
-    assert "overlap" not in text  # of 0.25 and 1 in one task alone
-    shutil.rmtree(tmp_path / "s")
-    measured.scores[0.25] = (0.72, 0.7)
+    assert re.search(r"0\.5  50\.0 \(\d\d\.\d … \d\d\.\d\)", text)  # the mean
+
+
+def test_scales_that_can_not_be_told_from_the_best_are_named(
+    tmp_path: Path, measured: Measured, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "wants_table", lambda output: True)
+    measured.scores[1.0] = (0.8, 0.68)  # two documents fewer than 0.5
     run(tmp_path)
-    assert "Intervals of every task overlap with those of λ = 0.25.\n" in capsys.readouterr().out
+    assert "On these documents it can't be told from λ = 1.\n" in capsys.readouterr().out
+    table = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert [row["near"] for row in table["rows"]] == [False, True, True]
+    assert all(row["mean_low"] < row["mean"] < row["mean_high"] for row in table["rows"])
+    shutil.rmtree(tmp_path / "s")
+    measured.scores[1.0] = (0.5, 0.5)
+    run(tmp_path)
+    assert "It is surely better than each other λ on these documents.\n" in capsys.readouterr().out
+
+
+def test_a_run_that_is_gone_takes_the_intervals_of_means_with_it(
+    tmp_path: Path, measured: Measured, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "wants_table", lambda output: True)
+    run(tmp_path)
+    del measured.runs["run-s-scale-1"]
+    capsys.readouterr()
+    assert run(tmp_path) == 0
+    shown = capsys.readouterr()
+    assert "No intervals of the means: There is no run 'run-s-scale-1'." in shown.err
+    assert "λ = 0.5" in shown.out and "told" not in shown.out and "surely" not in shown.out
+    assert json.loads((tmp_path / "s" / "sweep.json").read_text())["rows"][0]["mean_low"] is None
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from estbench.database import queries
 from estbench.database.engine import Database
-from estbench.scoring import metric_of
-from estbench.stats.ranks import Prepared, Table, TaskValues, linearised, prepare
+from estbench.ranking import document_values
+from estbench.stats.ranks import Prepared, Table, TaskValues, prepare
 
 if TYPE_CHECKING:
     from estbench_leaderboard.snapshot import Model, Task
@@ -65,7 +65,7 @@ def values(
     first = next(found for found in whole.values() if found.docs == docs)
     table = np.full((len(models), len(docs)), math.nan)
     for run, found in whole.items():
-        if found.docs == docs and (row := _scalars(task, found)) is not None:
+        if found.docs == docs and (row := document_values(task.metric, found.values, found.clusters)) is not None:
             table[runs[run]] = row
     if np.isnan(table).all():
         return None
@@ -77,23 +77,3 @@ def _shared(whole: dict[str, queries.Items]) -> dict[str, queries.Items]:
     docs = set.intersection(*(set(found.docs) for found in whole.values()))
     places = {run: [at for at, doc in enumerate(found.docs) if doc in docs] for run, found in whole.items()}
     return {run: found.take(places[run]) for run, found in whole.items()}
-
-
-def _scalars(task: Task, items: queries.Items) -> NDArray[np.float64] | None:
-    """One number a doc; None where only the task's own code makes a score of what is kept."""
-    column = items.values
-    if column.ndim == 1 and column.dtype != object:
-        return np.asarray(column, float)
-    metric = metric_of(task.metric, column.tolist() if column.dtype == object else column[:1].tolist())
-    if metric is None or metric.combine is None:
-        return None
-    # Plain lists for what looks at each document by itself: rows of arrays are slow.
-    rows = metric.prepare(column.tolist()) if metric.prepare else _table(column)
-    try:
-        return linearised(rows, metric.combine, items.clusters)
-    except ValueError:
-        return None
-
-
-def _table(column: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray(column.tolist() if column.dtype == object else column, float)

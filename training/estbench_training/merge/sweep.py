@@ -1,7 +1,9 @@
 """`estbench merge … sweep=0.2,0.4,…`: a merge for each λ, evaluated; a table, sweep.json, sweep.svg, and what is best.
 
-Best is the highest mean of scores that are corrected for chance (0 is guessing, 1 the best possible). It is picked on
-the tasks that it is measured on, so its scores there are a little too good: look at others before publishing.
+Best is the highest mean of scores that are corrected for chance (0 is guessing, 1 the best possible). How sure a mean
+is, and which λ can't be told from the best, comes from the answers to the same documents (`estbench.ranking`). The best
+is picked on the tasks that it is measured on, so its scores there are a little too good: look at others before
+publishing.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from estbench import identity, report
+from estbench import evidence, identity, report
 from estbench.checkpoint import Checkpoint
 from estbench.commands import index, wants_table
 from estbench.config import EvalSettings
-from estbench.errors import ConfigError, DataError
-from estbench.runs import Score, write_json
+from estbench.errors import ConfigError, DataError, StoreError
+from estbench.runs import Run, Score, find_run, write_json
 from estbench_training.merge.command import MergeCommandSettings, find_models, make, settings_row
 from estbench_training.merge.settings import SCALED, MergeSettings
 
@@ -43,10 +45,11 @@ def run(settings: MergeCommandSettings, own: MergeSettings) -> int:
             make(own.with_scale(scale), _folder(place, scale), settings.seed, settings.threads, models)
             rows[scale] = _evaluated(settings, scale)
             write_json(place / TABLE, {**head, "rows": [rows[at] for at in sorted(rows)]})
-    found = [rows[scale] for scale in scales]
+    found = _told_apart([rows[scale] for scale in scales])
     best = max(found, key=lambda row: (row["mean"], -row["scale"]))
     if not _folder(place, best["scale"]).exists():  # an earlier keep=best removed it
         make(own.with_scale(best["scale"]), _folder(place, best["scale"]), settings.seed, settings.threads, models)
+    rows |= {row["scale"]: row for row in found}
     write_json(place / TABLE, {**head, "rows": [rows[at] for at in sorted(rows)], "best": best["scale"]})
     report.write(place / CURVE, draw(found, place.resolve().name))
     if settings.keep == "best":
@@ -143,6 +146,28 @@ def _corrected(score: Score) -> float | None:
     return 0.0 if score.value is None else (score.value - low) / (best - low)
 
 
+def _told_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the 95 % interval of the mean, and `near`: whether it can't be told from the highest one.
+
+    What is near holds for all λ at once. All are None where a run is no longer there, or has no score of documents.
+    """
+    from estbench.ranking import rank_runs
+
+    unknown = {"mean_low": None, "mean_high": None, "near": None}
+    try:
+        ranking = rank_runs({f"{row['scale']:g}": evidence.of_run(Run(find_run(row["run"]))) for row in rows})
+    except (ConfigError, StoreError) as error:
+        report.say(f"No intervals of the means: {error}")
+        ranking = None
+    known = {} if ranking is None else {row.model: row for row in ranking.rows}
+    found = []
+    for row in rows:
+        sure = known.get(f"{row['scale']:g}")
+        said = unknown if sure is None else {"mean_low": sure.low, "mean_high": sure.high, "near": sure.klass == 1}
+        found.append({**row, **said})
+    return found
+
+
 def _remove(scales: Sequence[float], place: Path) -> None:
     """Remove the models of these scales, if they are there."""
     for scale in scales:
@@ -157,14 +182,16 @@ def _show(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any], place: Pat
         return
     tasks = {score["task"]: f">{score['task']}" for score in best["scores"]}
     shown = [
-        {"scale": f"{row['scale']:g}", "mean": f"{100 * row['mean']:.1f}"}
+        {"scale": f"{row['scale']:g}", "mean": _mean_with_interval(row)}
         | {score["task"]: _with_interval(score) for score in row["scores"]}
         for row in rows
     ]
     print(report.listing(shown, {"scale": ">λ", "mean": ">mean", **tasks}))
     print(f"\nBest by the mean of scores corrected for chance: λ = {best['scale']:g}, {_folder(place, best['scale'])}")
-    if near := [f"{row['scale']:g}" for row in rows if row is not best and _overlap(row, best)]:
-        print(f"Intervals of every task overlap with those of λ = {', '.join(near)}.")
+    if near := [f"{row['scale']:g}" for row in rows if row is not best and row["near"]]:
+        print(f"On these documents it can't be told from λ = {', '.join(near)}.")
+    elif len(rows) > 1 and best["near"] is not None:
+        print("It is surely better than each other λ on these documents.")
     print(f"The curve is in {place / CURVE}.")
 
 
@@ -173,13 +200,11 @@ def _with_interval(score: Mapping[str, Any]) -> str:
     return f"{value} ({low} … {high})"
 
 
-def _overlap(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether the intervals of all tasks overlap; a task without one says nothing."""
-    pairs = zip(one["scores"], two["scores"], strict=True)
-    return all(
-        a["ci_low"] is None or b["ci_low"] is None or (a["ci_low"] <= b["ci_high"] and b["ci_low"] <= a["ci_high"])
-        for a, b in pairs
-    )
+def _mean_with_interval(row: Mapping[str, Any]) -> str:
+    mean = f"{100 * row['mean']:.1f}"
+    if row["mean_low"] is None:
+        return mean
+    return f"{mean} ({100 * row['mean_low']:.1f} … {100 * row['mean_high']:.1f})"
 
 
 def draw(rows: Sequence[Mapping[str, Any]], title: str) -> str:
