@@ -1,7 +1,7 @@
 """Several runs side by side: the means of their scores, how sure they are, and which runs can't be told apart.
 
-    found = rank_runs({"λ 0.5": evidence, "λ 1": other})     # Ranking of stats.ranks; None: nothing can be ranked
-    values = document_values("chrf", column, clusters)       # one number a document, also of a corpus metric
+found = rank_runs({"λ 0.5": evidence, "λ 1": other})     # Ranking of stats.ranks; None: nothing can be ranked
+values = document_values("chrf", column, clusters)       # one number a document, also of a corpus metric
 """
 
 from __future__ import annotations

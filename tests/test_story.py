@@ -15,7 +15,7 @@ from estbench_training.story import figures, measures, page
 from estbench_training.story import results as stored
 from estbench_training.story.claims import Claim, Found, Row, of_compare, of_gate, verdict
 from estbench_training.story.results import Evaluated, Made, Point, Results, Score, SeedResults, Writing
-from estbench_training.story.seeds import SEEDS, Model, Seed, Way, chosen
+from estbench_training.story.seeds import FIRST, SEEDS, Model, Seed, Way, chosen
 from estbench_training.story.work import Work
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -153,6 +153,7 @@ SEED = Seed(
     written=("mini_translate_en_et_chat",),
     ways=(Way("new", ("cpt",)),),
     aim="mini_pairs_et",
+    tasks=("mini_pairs_et", "mini_pairs_en"),
 )
 
 
@@ -174,7 +175,10 @@ def found() -> Results:
     fell = Found((row("regression", -7.5, "mini_pairs_en"),), "regression")
     of = {BETTER.name: Found((row("a"),)), KEPT.name: fell, FALLEN.name: fell}
     more = {"writing": {SEED.written[0]: paces}, "fertility": {"et": {"base": 4.2, "new": 2.1}}}
-    return Results({"estllm": SeedResults(made, runs, of, {"cpt": points}, sweep=points, **more)}, {"torch": "2"})
+    kept = Found((row("pass", -0.5, "mini_pairs_en"),), "pass")
+    again = {"2": of, "3": {BETTER.name: Found((row("a", 8.25),)), KEPT.name: kept, FALLEN.name: kept}}
+    seed = SeedResults("key", made, runs, of, {"cpt": points}, sweep=points, again=again, **more)
+    return Results({"estllm": seed}, {"torch": "2"})
 
 
 @pytest.fixture
@@ -199,9 +203,33 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_page_says_what_was_shown_and_what_was_not() -> None:
-    lines = [line for line in written(found()).splitlines() if line.startswith("| It ")]
+    lines = [line for line in written(found()).splitlines() if line.startswith("| It ") and " against " in line]
     assert [line.rsplit("|", 2)[1].strip() for line in lines] == ["**shown**", "not shown", "**shown**"]
     assert "- *It is kept.* Not shown: `mini_pairs_en` fell: −7.5 points" in written(found())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_trained_again_stands_beside_the_first_and_is_counted() -> None:
+    text = written(found())
+    assert "| It is better. | +12.5, **shown** | +12.5, **shown** | +8.2, **shown** |" in text
+    assert "| It is kept. | −7.5, not shown | −7.5, not shown | −0.5, **shown** |" in text
+    assert "| 2 | 1 | 0 | 1 of 3 |" in text
+    once = found()
+    alone = dataclasses.replace(once.seeds["estllm"], again={})
+    text = written(dataclasses.replace(once, seeds={"estllm": alone}))
+    assert "### Trained again" not in text and "| 2 | 1 | 0 | – |" in text
+
+
+def test_claims_are_not_tested_on_what_settings_were_found_on() -> None:
+    for seed in SEEDS:
+        measured = {*seed.tasks, *seed.chat_tasks}
+        assert all("_fresh" in task for task in measured) and not measured & {*seed.watched}
+        assert not seed.sweep or not measured & {*seed.sweep.tasks}
+        recipe = recipes.load(ROOT / "training" / "recipes" / f"{seed.recipe}.yaml")
+        assert recipe.head.seed != FIRST
+        corpora = [stage.settings.decontaminate for stage in recipe.stages if stage.kind.name == "prepare"]
+        kept_out = [{card.name for card in Registry().select(corpus.tasks).tasks} for corpus in corpora]
+        assert kept_out and all(measured <= names for names in kept_out)
 
 
 def numbers(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -222,6 +250,8 @@ def test_every_number_that_was_found_is_on_the_page_or_in_a_figure(tmp_path: Pat
     for place in numbers(json.loads(path.read_text("utf-8"))):
         if place[-1] in ("n", "candidate", "baseline", "answers", "chance"):
             continue  # the same number stands elsewhere, too
+        if "again" in place and place[-1] != "difference":
+            continue  # of what was trained again only differences are told
         changed = json.loads(path.read_text("utf-8"))
         parent = changed
         for key in place[:-1]:

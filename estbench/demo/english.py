@@ -66,20 +66,29 @@ def answer(task: str, doc: Doc) -> str:
 
 @cache
 def _rows(task: str) -> dict[str, list[Doc]]:
-    splits = {}
-    for split, size in SIZES.items():
-        r = random.Random(f"{task} {split}")
-        docs: dict[str, Doc] = {}
-        while len(docs) < size:
-            doc = MAKERS[task](r, split == "test")
+    return {split: _drawn(task, random.Random(f"{task} {split}"), split == "test", SIZES[split]) for split in SIZES}
+
+
+@cache
+def _fresh(task: str) -> list[Doc]:
+    return _drawn(task, random.Random(f"{task} fresh"), True, SIZES["test"], _rows(task)["test"])
+
+
+def _drawn(task: str, r: random.Random, test: bool, size: int, others: Sequence[Doc] = ()) -> list[Doc]:
+    """Documents with different prompts, and none that the others have."""
+    known = {prompt(task, doc) for doc in others}
+    docs: dict[str, Doc] = {}
+    while len(docs) < size:
+        doc = MAKERS[task](r, test)
+        if prompt(task, doc) not in known:
             docs.setdefault(prompt(task, doc), doc)
-        splits[split] = list(docs.values())
-    return splits
+    return list(docs.values())
 
 
-def rows(task: str) -> dict[str, list[Doc]]:
-    """The documents of a task by split; always the same ones."""
-    return {split: [dict(doc) for doc in docs] for split, docs in _rows(task).items()}
+def rows(task: str, *, fresh: bool = False) -> dict[str, list[Doc]]:
+    """The documents of a task by split; always the same ones. fresh: others in "test", as in `tasks.rows`."""
+    splits = _rows(task) | ({"test": _fresh(task)} if fresh else {})
+    return {split: [dict(doc) for doc in docs] for split, docs in splits.items()}
 
 
 def instructions(task: str, seed: str) -> Iterator[tuple[str, str]]:

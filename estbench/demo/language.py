@@ -30,22 +30,25 @@ Change = tuple[int, int, list[str]]  # from, to, the wrong words
 
 
 @cache
-def _rows(task: str) -> tuple[tuple[str, str], ...]:
-    r = random.Random(f"{task} test")
+def _rows(task: str, draw: str) -> dict[str, str]:
+    r = random.Random(f"{task} {draw}")
     breaks = broken_et if task == "mini_pairs_et" else broken_en
+    known = {} if draw == "test" else _rows(task, "test")
     found: dict[str, str] = {}
     while len(found) < SIZE:
         said = fact(r, test=True)
         right = said.et if task == "mini_pairs_et" else said.en
         wrong = breaks(r, said)
-        if wrong and right not in found:
+        if wrong and right not in found and right not in known:
             found[right] = wrong
-    return tuple(found.items())
+    return found
 
 
-def rows(task: str) -> dict[str, list[Doc]]:
-    """The documents of a task; always the same ones."""
-    return {"test": [{"right": right, "wrong": wrong} for right, wrong in _rows(task)]}
+def rows(task: str, *, fresh: bool = False) -> dict[str, list[Doc]]:
+    """The documents of a task; always the same ones. fresh: others, as in `tasks.rows`."""
+    return {
+        "test": [{"right": right, "wrong": wrong} for right, wrong in _rows(task, "fresh" if fresh else "test").items()]
+    }
 
 
 def broken_et(r: random.Random, said: Fact) -> str | None:

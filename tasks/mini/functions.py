@@ -40,31 +40,31 @@ __all__ = [
 ]
 
 
-def demo(task: str, **_: object) -> dict[str, Any]:
+def demo(task: str, *, fresh: bool = False, **_: object) -> dict[str, Any]:
     """The rows of a mini task, as lm-eval's `custom_dataset` wants them: split -> datasets.Dataset."""
     from datasets import Dataset
 
     from estbench.demo import rows
 
-    return {split: Dataset.from_list(docs) for split, docs in rows(task).items()}
+    return {split: Dataset.from_list(docs) for split, docs in rows(task, fresh=fresh).items()}
 
 
-def english(task: str, **_: object) -> dict[str, Any]:
+def english(task: str, *, fresh: bool = False, **_: object) -> dict[str, Any]:
     """The rows of a mini task in English: split -> datasets.Dataset."""
     from datasets import Dataset
 
     from estbench.demo.english import rows
 
-    return {split: Dataset.from_list(docs) for split, docs in rows(task).items()}
+    return {split: Dataset.from_list(docs) for split, docs in rows(task, fresh=fresh).items()}
 
 
-def language(task: str, **_: object) -> dict[str, Any]:
+def language(task: str, *, fresh: bool = False, **_: object) -> dict[str, Any]:
     """The rows of a task of minimal pairs: split -> datasets.Dataset."""
     from datasets import Dataset
 
     from estbench.demo.language import rows
 
-    return {split: Dataset.from_list(docs) for split, docs in rows(task).items()}
+    return {split: Dataset.from_list(docs) for split, docs in rows(task, fresh=fresh).items()}
 
 
 def translation_exact_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:

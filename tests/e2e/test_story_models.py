@@ -85,6 +85,7 @@ def seed(path: Path) -> Seed:
         written=WRITTEN,
         ways=(Way("conversion", ("conversion",)), Way("donor", ("donor",))),
         aim="mini_pairs_et",
+        tasks=PAIRS,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -82,9 +81,7 @@ def recipe_path(settings: TrainSettings) -> Path:
 def open_recipe(settings: TrainSettings) -> Recipe:
     """The recipe, with the seed that was asked for."""
     found = recipes.load(recipe_path(settings))
-    if settings.seed is None:
-        return found
-    return dataclasses.replace(found, head=dataclasses.replace(found.head, seed=settings.seed))
+    return found if settings.seed is None else found.with_seed(settings.seed)
 
 
 def output_of(settings: TrainSettings, recipe: Recipe) -> Path:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,10 @@ class Recipe:
     def name(self) -> str:
         """What its models are called after."""
         return self.head.name
+
+    def with_seed(self, seed: int) -> Recipe:
+        """The same recipe with another seed; stages that have one of their own keep it."""
+        return replace(self, head=replace(self.head, seed=seed))
 
     def path(self, text: str) -> Path:
         """A path as the recipe means it."""

@@ -2,6 +2,7 @@
 
     python -m estbench_training.story                       # all of it: `make story`
     python -m estbench_training.story seeds=estllm          # one seed; what is known of the others stays
+    python -m estbench_training.story repeats=2             # and again with two other random seeds: all takes thrice
     python -m estbench_training.story page=true             # only the page, from docs/story/results.json
 
 It works in ESTBENCH_HOME if that is set, else in build/story/home. An interrupted run goes on with the same command.
@@ -18,12 +19,13 @@ from pathlib import Path
 from estbench import __version__, checkpoint, config, report
 from estbench.config import option
 from estbench.home import project_file
+from estbench.identity import digest
 from estbench_training import recipe as recipes
 from estbench_training.story import measures, page
 from estbench_training.story import results as stored
-from estbench_training.story.claims import Claim, Found
+from estbench_training.story.claims import Found
 from estbench_training.story.results import Evaluated, Made, Results, SeedResults
-from estbench_training.story.seeds import SEEDS, Model, Seed, chosen
+from estbench_training.story.seeds import FIRST, SEEDS, Model, Seed, chosen
 from estbench_training.story.work import Work
 
 RECIPES = "training/recipes"
@@ -37,6 +39,7 @@ class StorySettings:
     seeds: str | None = option("only these seeds, with commas; default is all", None)
     docs: str = option("folder where story.md goes, and story/ with figures and results", "docs")
     build: str = option("folder for the home (unless ESTBENCH_HOME is set) and the board", "build/story")
+    repeats: int = option("train again with so many other random seeds, and test the claims again", 0, least=0)
     page: bool = option("only the page, from the results that are there", False)
 
 
@@ -48,30 +51,32 @@ def main(words: Sequence[str], seeds: Sequence[Seed] = SEEDS) -> int:
     kept.parent.mkdir(parents=True, exist_ok=True)
     if not settings.page:
         os.environ.setdefault("ESTBENCH_HOME", str((build / "home").absolute()))
-        before = stored.read(kept).seeds if kept.exists() else {}
+        before = dict(stored.read(kept).seeds) if kept.exists() else {}
         names = [name for name in (settings.seeds or "").split(",") if name]
         work = Work(build / "work", report.say)
-        found = dict(before) | {seed.name: run(seed, work) for seed in chosen(names, seeds)}
-        stored.write(Results(found, {"estbench": __version__} | {name: version(name) for name in LIBRARIES}), kept)
+        for seed in chosen(names, seeds):
+            before[seed.name] = run(seed, work, before.get(seed.name), repeats=settings.repeats)
+        stored.write(Results(before, {"estbench": __version__} | {name: version(name) for name in LIBRARIES}), kept)
         work.board(build / "board")
     _write(stored.read(kept), seeds, docs)
     return 0
 
 
-def run(seed: Seed, work: Work) -> SeedResults:
-    """Train, evaluate and test a seed."""
-    recipe = Path(seed.recipe) if seed.recipe.endswith(".yaml") else project_file(f"{RECIPES}/{seed.recipe}.yaml")
-    made = work.train(recipe)
-    name = recipes.load(recipe).name
-    places = {model.name: _place(work, name, made, model) for model in seed.models}
-    runs = {
-        model.name: work.evaluate(str(places[model.name]), f"{name}-{model.name}", seed.tasks_of(model))
-        for model in seed.models
-    }
-    found = {claim.name: _tested(work, claim, runs, places) for claim in seed.claims}
-    watched = {stage: work.curve(name, one) for stage, one in made.items() if one.kind == "cpt"}
+def run(seed: Seed, work: Work, before: SeedResults | None = None, *, repeats: int = 0) -> SeedResults:
+    """Train, evaluate and test a seed, and claims again with other random seeds; before: what is known of them."""
+    path = Path(seed.recipe) if seed.recipe.endswith(".yaml") else project_file(f"{RECIPES}/{seed.recipe}.yaml")
+    recipe = recipes.load(path)
+    key = digest([recipe.text, repr(seed)])
+    made = work.train(path, FIRST)
+    places, runs, found = _tested(work, seed, recipe.name, made)
+    watched = {stage: work.curve(recipe.name, one) for stage, one in made.items() if one.kind == "cpt"}
     writers = {model: places[model] for model in seed.writers}
+    again = dict(before.again) if before and before.key == key else {}
+    for number in range(FIRST + 1, FIRST + 1 + repeats):
+        stages = work.train(path, number)
+        *_, again[str(number)] = _tested(work, seed, recipe.name, stages, f"-seed{number}")
     return SeedResults(
+        key,
         made,
         runs,
         found,
@@ -79,7 +84,30 @@ def run(seed: Seed, work: Work) -> SeedResults:
         writing={task: measures.write(writers, task) for task in seed.written},
         fertility=work.fertility(writers, measures.files(work.folder)) if writers else {},
         sweep=work.sweep(seed.sweep, places) if seed.sweep else (),
+        again=again,
     )
+
+
+def _tested(
+    work: Work, seed: Seed, recipe: str, made: Mapping[str, Made], ending: str = ""
+) -> tuple[dict[str, Path], dict[str, Evaluated], dict[str, Found]]:
+    """Where the models are, their runs, and what is found on each claim."""
+    places = {model.name: _place(work, recipe, made, model) for model in seed.models}
+    runs = {
+        model.name: work.evaluate(
+            str(places[model.name]),
+            f"{recipe}-{model.name}{ending if model.stage in made else ''}",
+            seed.tasks_of(model),
+        )
+        for model in seed.models
+    }
+    found = {
+        claim.name: measures.fewer(places[claim.candidate], places[claim.baseline], claim.tasks)
+        if claim.test == "fewer"
+        else work.test(claim, runs[claim.candidate], runs[claim.baseline])
+        for claim in seed.claims
+    }
+    return places, runs, found
 
 
 def _place(work: Work, recipe: str, made: Mapping[str, Made], model: Model) -> Path:
@@ -87,12 +115,6 @@ def _place(work: Work, recipe: str, made: Mapping[str, Made], model: Model) -> P
     if model.stage in made:
         return work.folder_of(recipe, made[model.stage]) / "model"
     return checkpoint.find(model.stage, say=work.say).path
-
-
-def _tested(work: Work, claim: Claim, runs: Mapping[str, Evaluated], places: Mapping[str, Path]) -> Found:
-    if claim.test == "fewer":
-        return measures.fewer(places[claim.candidate], places[claim.baseline], claim.tasks)
-    return work.test(claim, runs[claim.candidate], runs[claim.baseline])
 
 
 def _write(results: Results, seeds: Sequence[Seed], docs: Path) -> None:

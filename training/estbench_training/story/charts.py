@@ -44,7 +44,8 @@ def _curves(seed: Seed, found: SeedResults) -> Chart:
     return Chart(
         "curves",
         title,
-        f"Right minimal pairs with 95 % intervals; step 0 is the model that a stage starts from: {stages}.",
+        f"Right minimal pairs with 95 % intervals; step 0 is the model that a stage starts from: {stages}. "
+        "Of the first documents, as all that is looked at on the way.",
         svg,
     )
 
@@ -54,9 +55,8 @@ def _sweep(seed: Seed, found: SeedResults) -> Chart:
     tasks = list(dict.fromkeys(point.score.task for point in found.sweep))
     series = [Series(task, _marks(found.sweep, task), place, place) for place, task in enumerate(tasks)]
     says = (
-        "Scores of the merged model over λ, with 95 % intervals; λ = 0 is the model without the vector. "
-        "`merged` in the tables has the recipe's λ, which was fixed before this curve was drawn, though after trials "
-        "on these tests."
+        "Scores of the merged model over λ, with 95 % intervals; λ = 0 is the model without the vector. The curve is "
+        "of the documents that settings were found on; `merged` in the tables has the recipe's λ."
     )
     return Chart("sweep", title, says, figures.lines(title, series, across="λ", up="points"))
 

@@ -28,8 +28,10 @@ ANSWERS = 64  # that are written
 
 def texts(task: str) -> list[tuple[str, str]]:
     """(prompt, answer) of a mini task's test documents, as in a chat."""
-    name = task.removesuffix("_chat")
-    return [(world.prompt(name, doc, chat=True), world.answer(name, doc)) for doc in world.rows(name)["test"]]
+    whole = task.removesuffix("_chat")
+    name = whole.removesuffix("_fresh")
+    docs = world.rows(name, fresh=name != whole)["test"]
+    return [(world.prompt(name, doc, chat=True), world.answer(name, doc)) for doc in docs]
 
 
 def files(folder: Path) -> dict[str, Path]:

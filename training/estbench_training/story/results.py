@@ -91,6 +91,7 @@ class Writing:
 class SeedResults:
     """All that was found for a seed."""
 
+    key: str  # of what it is made from: recipe, models, claims
     made: Mapping[str, Made]  # stage -> what it was
     runs: Mapping[str, Evaluated]  # model -> its run
     found: Mapping[str, Found]  # claim -> what the command says
@@ -98,6 +99,7 @@ class SeedResults:
     writing: Mapping[str, Mapping[str, Writing]] = field(default_factory=dict)  # task -> model -> its pace
     fertility: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # text -> model -> tokens per word
     sweep: tuple[Point, ...] = ()  # scores of merges; `at` is λ
+    again: Mapping[str, Mapping[str, Found]] = field(default_factory=dict)  # another random seed -> claim -> found
 
 
 @dataclass(frozen=True)

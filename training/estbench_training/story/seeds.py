@@ -14,10 +14,16 @@ from dataclasses import dataclass, field
 from estbench.errors import ConfigError, did_you_mean
 from estbench_training.story.claims import Claim
 
-PAIRS = ("mini_pairs_et", "mini_pairs_en")
-FOLLOWING = ("mini_follow_en_chat",)
-ESTONIAN = ("mini_translate_en_et_chat",)  # answers in Estonian
-TRANSLATION = (*ESTONIAN, "mini_translate_et_en_chat")
+FIRST = 1  # random seed: another than the recipes', with which their settings were found
+
+# Settings are found on the first documents of the small world, claims are tested on fresh ones.
+WATCHED = ("mini_pairs_et", "mini_pairs_en")
+PAIRS = ET, EN = ("mini_pairs_et_fresh", "mini_pairs_en_fresh")
+FOLLOWING = ("mini_follow_en_fresh_chat",)
+FOLLOWING_ET = ("mini_follow_fresh_chat",)
+ESTONIAN = ("mini_translate_en_et_fresh_chat",)  # answers in Estonian
+TRANSLATION = (*ESTONIAN, "mini_translate_et_en_fresh_chat")
+SWEPT = (*WATCHED, "mini_follow_en_chat", "mini_translate_en_et_chat")
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Seed:
     ways: tuple[Way, ...] = ()  # to one aim, whose cost is compared
     aim: str = ""  # the task that says how near each way comes
     sweep: Sweep | None = None
+    watched: tuple[str, ...] = WATCHED  # tasks of the curves
     begins: Mapping[str, str] = field(default_factory=dict)  # stage with a curve -> the model before it, if not base
 
     def __post_init__(self) -> None:
@@ -86,8 +93,9 @@ class Seed:
         return next(model for model in self.models if model.name == name)
 
     def tasks_of(self, model: Model) -> tuple[str, ...]:
-        """What a model is asked."""
-        return (*self.tasks, *(self.chat_tasks if model.chat else ()))
+        """What a model is asked; where a curve begins, also what is watched along it."""
+        watched = self.watched if model.name in ("base", *self.begins.values()) else ()
+        return (*self.tasks, *(self.chat_tasks if model.chat else ()), *watched)
 
 
 def chosen(names: Sequence[str], seeds: Sequence[Seed]) -> list[Seed]:
@@ -121,18 +129,18 @@ ESTLLM = Seed(
     ),
     chat_tasks=(*FOLLOWING, *TRANSLATION),
     claims=(
-        Claim("cpt-et", "Continued pretraining raises Estonian.", "cpt", "base", ("mini_pairs_et",), "better"),
-        Claim("cpt-en", "With replay it does not cost English.", "cpt", "base", ("mini_pairs_en",), "kept"),
-        Claim("alone", "Without replay it does.", "cpt-alone", "base", ("mini_pairs_en",), "fallen", control=True),
+        Claim("cpt-et", "Continued pretraining raises Estonian.", "cpt", "base", (ET,), "better"),
+        Claim("cpt-en", "With replay it does not cost English.", "cpt", "base", (EN,), "kept"),
+        Claim("alone", "Without replay it does.", "cpt-alone", "base", (EN,), "fallen", control=True),
         Claim("dpo", "DPO keeps what SFT taught.", "dpo", "sft", ESTONIAN, "kept"),
         Claim("cost", "All this costs following English instructions.", "dpo", "instruct", FOLLOWING, "fallen"),
         Claim("vector", "The chat vector brings that back.", "merged", "dpo", FOLLOWING, "better"),
         Claim("vector-all", "It brings all of it back.", "merged", "instruct", FOLLOWING, "kept", margin=5),
-        Claim("vector-en", "It keeps English.", "merged", "dpo", ("mini_pairs_en",), "kept"),
-        Claim("vector-et", "It keeps Estonian.", "merged", "dpo", ("mini_pairs_et",), "kept"),
+        Claim("vector-en", "It keeps English.", "merged", "dpo", (EN,), "kept"),
+        Claim("vector-et", "It keeps Estonian.", "merged", "dpo", (ET,), "kept"),
         Claim("vector-chat", "It keeps following Estonian instructions.", "merged", "dpo", ESTONIAN, "kept"),
     ),
-    sweep=Sweep("base", "instruct", "dpo", (0.0, 0.25, 0.5, 0.75, 1.0, 1.25), (*PAIRS, *FOLLOWING, *ESTONIAN)),
+    sweep=Sweep("base", "instruct", "dpo", (0.0, 0.25, 0.5, 0.75, 1.0, 1.25), SWEPT),
 )
 
 LLAMMAS = Seed(
@@ -155,16 +163,16 @@ LLAMMAS = Seed(
         Model("no-cpt", "no-cpt", "the base, tuned on the same rows", True),
         Model("no-translation", "no-translation", "cpt, tuned on as many rows, English in place of translation", True),
     ),
-    chat_tasks=("mini_follow_chat", *FOLLOWING, *TRANSLATION),
+    chat_tasks=(*FOLLOWING_ET, *FOLLOWING, *TRANSLATION),
     claims=(
-        Claim("cpt-et", "A little continued pretraining raises Estonian.", "cpt", "base", PAIRS[:1], "better"),
+        Claim("cpt-et", "A little continued pretraining raises Estonian.", "cpt", "base", (ET,), "better"),
         Claim("first", "Read before, tuning gives better Estonian answers.", "crossed", "no-cpt", ESTONIAN, "better"),
         Claim(
             "first-follow",
             "It gives better following of Estonian instructions.",
             "crossed",
             "no-cpt",
-            ("mini_follow_chat",),
+            FOLLOWING_ET,
             "better",
         ),
         Claim(
@@ -172,7 +180,7 @@ LLAMMAS = Seed(
             "Translation among the rows helps to follow Estonian instructions.",
             "crossed",
             "no-translation",
-            ("mini_follow_chat",),
+            FOLLOWING_ET,
             "better",
         ),
         Claim(
@@ -211,12 +219,12 @@ LEP = Seed(
         Model("calibrated", "calibrated", "conversion, tuned on answers that instruct gave", True),
         Model("tuned", "tuned", "the donor, tuned on all the instructions: what LEP is to replace", True),
     ),
-    chat_tasks=("mini_follow_en_chat",),
+    chat_tasks=FOLLOWING,
     claims=(
         Claim("fertility", "A new vocabulary needs fewer Estonian tokens.", "conversion", "base", ESTONIAN, "fewer"),
-        Claim("donor-et", "The donor has learnt Estonian.", "donor", "base", ("mini_pairs_et",), "better"),
-        Claim("first-et", "Embeddings alone learn some of it.", "embeddings", "vocab", ("mini_pairs_et",), "better"),
-        Claim("carried-et", "LEP carries it over.", "conversion", "instruct", ("mini_pairs_et",), "better"),
+        Claim("donor-et", "The donor has learnt Estonian.", "donor", "base", (ET,), "better"),
+        Claim("first-et", "Embeddings alone learn some of it.", "embeddings", "vocab", (ET,), "better"),
+        Claim("carried-et", "LEP carries it over.", "conversion", "instruct", (ET,), "better"),
         Claim("swap", "Conversion is no worse than a swap.", "conversion", "swap", FOLLOWING, "kept", margin=5),
         Claim("over-swap", "Conversion is better than a swap.", "conversion", "swap", FOLLOWING, "better"),
         Claim("kept", "It keeps what instruct follows.", "conversion", "instruct", FOLLOWING, "kept", margin=5),
@@ -235,7 +243,7 @@ LEP = Seed(
         Way("calibrated", ("conversion", "answers", "calibrated")),
         Way("tuned", ("tuned",)),
     ),
-    aim="mini_follow_en_chat",
+    aim=FOLLOWING[0],
     begins={"embeddings": "vocab", "donor": "embeddings"},
 )
 

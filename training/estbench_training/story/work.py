@@ -1,7 +1,7 @@
 """Does the work of a seed by the commands that anybody has: train, eval, compare, gate. What is done is not done again.
 
     work = Work(Path("build/story"), say)
-    made = work.train(Path("training/recipes/demo-estllm.yaml"))   # stage -> Made: tokens, steps, FLOPs, CPU seconds
+    made = work.train(Path("training/recipes/demo-estllm.yaml"), 1)   # stage -> Made: tokens, steps, FLOPs, CPU time
     run = work.evaluate(work.model("demo-estllm", made["cpt"]), "demo-estllm-cpt", ("mini_pairs_et", "mini_pairs_en"))
     found = work.test(claim, run, other)
 
@@ -71,9 +71,9 @@ class Work:
         self.say(f"the board: {folder}/en/index.html")
         self._printed(["export", "site", str(folder), "samples=1", "data=false"])
 
-    def train(self, path: Path) -> dict[str, Made]:
-        """Run a recipe, stage by stage; the stages that ran, by name."""
-        recipe = recipes.load(path)
+    def train(self, path: Path, seed: int) -> dict[str, Made]:
+        """Run a recipe with a random seed, stage by stage; the stages that ran, by name."""
+        recipe = recipes.load(path).with_seed(seed)
         return {stage.name: self._stage(path, recipe, stage) for stage in recipe.stages}
 
     def _stage(self, path: Path, recipe: Recipe, stage: Stage) -> Made:
@@ -81,7 +81,8 @@ class Work:
         step = next(one for one in stages.chain(recipe, output, only=[stage.name]) if one.stage is stage)
         if not step.done:
             with self._cpu(step.folder.name):
-                self.command(["train", f"recipe={path}", f"output_dir={output}", f"stage={stage.name}"])
+                words = [f"recipe={path}", f"seed={recipe.head.seed}", f"output_dir={output}", f"stage={stage.name}"]
+                self.command(["train", *words])
         cpu = round(self._times().get(step.folder.name, 0.0), 1)
         begun = Made(stage.name, stage.kind.name, step.folder.name, cpu)
         return _with_model(begun, stage, step.folder / "model") if stage.kind.makes_model else begun
