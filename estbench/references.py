@@ -16,7 +16,7 @@ from typing import Any
 from estbench.home import project_file
 from estbench.registry import read_yaml
 
-VARIANTS = ("_chat", "_mcf", "_cf", "_fresh")  # endings of names, the last first
+VARIANTS = ("_fresh", "_chat", "_mcf", "_cf")  # endings of names; a name may have two, the first of these last
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,8 @@ ANSWERS = 64  # that are written
 
 def texts(task: str) -> list[tuple[str, str]]:
     """(prompt, answer) of a mini task's test documents, as in a chat."""
-    whole = task.removesuffix("_chat")
-    name = whole.removesuffix("_fresh")
-    docs = world.rows(name, fresh=name != whole)["test"]
+    name = task.removesuffix("_fresh").removesuffix("_chat")
+    docs = world.rows(name, fresh=task.endswith("_fresh"))["test"]
     return [(world.prompt(name, doc, chat=True), world.answer(name, doc)) for doc in docs]
 
 

@@ -19,10 +19,10 @@ FIRST = 1  # random seed: another than the recipes', with which their settings w
 # Settings are found on the first documents of the small world, claims are tested on fresh ones.
 WATCHED = ("mini_pairs_et", "mini_pairs_en")
 PAIRS = ET, EN = ("mini_pairs_et_fresh", "mini_pairs_en_fresh")
-FOLLOWING = ("mini_follow_en_fresh_chat",)
-FOLLOWING_ET = ("mini_follow_fresh_chat",)
-ESTONIAN = ("mini_translate_en_et_fresh_chat",)  # answers in Estonian
-TRANSLATION = (*ESTONIAN, "mini_translate_et_en_fresh_chat")
+FOLLOWING = ("mini_follow_en_chat_fresh",)
+FOLLOWING_ET = ("mini_follow_chat_fresh",)
+ESTONIAN = ("mini_translate_en_et_chat_fresh",)  # answers in Estonian
+TRANSLATION = (*ESTONIAN, "mini_translate_et_en_chat_fresh")
 SWEPT = (*WATCHED, "mini_follow_en_chat", "mini_translate_en_et_chat")
 
 
