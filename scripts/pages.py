@@ -32,7 +32,7 @@ def tasks_page() -> str:
     lines += [
         "Each row is one benchmark; `estbench tasks task=NAME` prints the whole card. Chat forms are `NAME_chat`, the",
         "other of the two ways to score options is `NAME_mcf` (letters) or `NAME_cf` (option texts), and `NAME_fresh`",
-        "has other documents of the same kind. Chance is what guessing or the best trivial answer gives, in the unit of",
+        "has other documents. Chance is what guessing or the best trivial answer gives, in the unit of",
         "the metric. Items of tasks with a ✗ under *items* are left out of public exports (licence, gate or withheld",
         "golds).",
         "",
