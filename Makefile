@@ -2,6 +2,7 @@
 # make test       the fast tests;  make test-all  adds the slow ones;  make check  lint, types and task files
 #                 make test WORKERS=4 ARGS="tests/test_cli.py -x"   in so many processes (as many as cores), some of them
 # make story      the seeds' claims, tested in the small world (half an hour): docs/story.md, the board in build/story
+#                 make story ARGS=repeats=2   and again with two other random seeds
 #
 # In a container that has its own torch (ROCm, CUDA): make demo VENV_FLAGS=--system-site-packages
 # Another Python or place: make demo PYTHON=python3.12 VENV=/scratch/me/estbench
