@@ -170,7 +170,10 @@ def find(
         if not fetch and not demo.is_made(model):
             raise ModelError(f"{model} is not made yet: the first eval makes it, in one or two minutes on two cores.")
         return _opened(demo.model_path(model, say), model)
-    path = Path(model).expanduser()
+    try:
+        path = Path(model).expanduser()
+    except RuntimeError:
+        raise ModelError(f"{model}: there is no home of that user.") from None
     if path.is_dir():
         name = path.resolve().name
         return _opened(
@@ -251,8 +254,11 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
         raise ModelError(f"{file} is no safetensors file: its header is not JSON.") from None
     except OSError as error:
         raise ModelError(f"{file} can't be read: {error.strerror}.") from None
-    header.pop("__metadata__", None)
-    expected = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    try:
+        header.pop("__metadata__", None)
+        expected = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        raise ModelError(f"{file} is no safetensors file: its header does not say where tensors are.") from None
     if size != expected:
         what = "truncated" if size < expected else "too long"
         raise ModelError(

@@ -67,6 +67,13 @@ def shard_outside(model: Path) -> None:
     (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}')
 
 
+def header(text: str) -> Callable[[Path], None]:
+    def spoil(model: Path) -> None:
+        (model / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text.encode())
+
+    return spoil
+
+
 def no_config(model: Path) -> None:
     (model / "config.json").unlink()
 
@@ -98,6 +105,11 @@ def no_tokenizer(model: Path) -> None:
         (truncated, "is truncated: .* bytes where its header promises"),
         (padded, "is too long"),
         (garbage, "its header is not JSON"),
+        (header("[]"), "does not say where tensors are"),
+        (header('{"a": 3}'), "does not say where tensors are"),
+        (header('{"a": {"dtype": "F32", "shape": []}}'), "does not say where tensors are"),
+        (header('{"a": {"dtype": "F32", "shape": [], "data_offsets": [0]}}'), "does not say where tensors are"),
+        (header('{"a": {"dtype": "F32", "shape": [], "data_offsets": ["x", "y"]}}'), "does not say where tensors are"),
         (tiny_file, "no whole safetensors file"),
         (pickled, "pickled weights .pytorch_model.bin., which can run code"),
         (both_forms, "has both model.safetensors and"),
@@ -125,6 +137,11 @@ def test_what_is_no_whole_checkpoint_is_refused_in_one_line(
 def test_a_name_that_is_no_model_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match="There is no model"):
         checkpoint.find(name)
+
+
+def test_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(ModelError, match="no home of that user"):
+        checkpoint.find("~nobody-of-that-name/model")
 
 
 def test_demo_is_suggested_for_a_slip() -> None:

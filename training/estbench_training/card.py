@@ -3,8 +3,9 @@
     facts = CardFacts("base", "cpt", final=True, tokens=10**9, data=(cards.Source("et", "cc0-1.0", 750_000_000, 0.75),))
     card.write(context, folder, facts)
 
-Only what is known is said: a licence that nobody gave is "unknown", an energy that nothing counted is absent. The
-format is that of `estbench.cards` (docs/cards.md); the board shows lineage, data and curve from it.
+Only what is known is said: a licence that nobody gave is "unknown", an energy that nothing counted is absent. A model
+that several went into has their licence, if it is the same one. The format is that of `estbench.cards` (docs/cards.md);
+the board shows lineage, data and curve from it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from estbench_training.kinds import Context, Say
 
 UNKNOWN = "unknown"
+NO_LICENCE = (UNKNOWN, "other")  # two that are called so may differ
+UNTRAINED = ("merge", "lep")  # stages that see no data
 OUTSIDE = "base"  # the stage of a model of which nobody says how it was made
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "accelerate", "peft", "trl", "liger_kernel")
 ON_THE_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -44,7 +47,8 @@ class CardFacts:
     """What a stage knows of the checkpoint it has made.
 
     stage: the word of docs/cards.md (cpt, sft, dpo, …). tokens, hours, energy_kwh: of this stage, up to here; None
-    where they are not known. precision: as the recipe has it. parents: folders of other models that went into it.
+    where they are not known. precision: as the recipe has it. how: what else is said of it, in a line. parents: other
+    models that went into it, their folders.
     """
 
     kind: str  # "base" or "chat"
@@ -59,6 +63,7 @@ class CardFacts:
     hours: float | None = None
     energy_kwh: float | None = None
     precision: str | None = None
+    how: str | None = None
     parents: tuple[Path, ...] = ()
 
 
@@ -74,9 +79,10 @@ def write(context: Context, folder: Path, facts: CardFacts) -> None:
     StoreError: the disk is full.
     """
     made = training_card(context, folder, facts)
+    given = licence(context, made, facts.parents)
     with _disk_errors(folder):
         cards.write_training_card(folder, made)
-        report.write(folder / cards.README, readme(context, made, facts.precision, facts.urls))
+        report.write(folder / cards.README, readme(context, made, facts, given))
 
 
 def training_card(context: Context, folder: Path, facts: CardFacts) -> TrainingCard:
@@ -155,18 +161,67 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         raise StoreError(f"{folder}: its card can't be written ({error.strerror}): free some space.") from None
 
 
+# --- licence ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Licence:
+    """Under what a model stands. front: the keys of the Hub's front matter. said, rows: where several models went into
+    it, a sentence, and each of them with the licence that its own card gives."""
+
+    front: Mapping[str, Any]
+    said: str = ""
+    rows: tuple[tuple[str, str], ...] = ()
+
+
+def licence(context: Context, made: TrainingCard, parents: Sequence[Path]) -> Licence:
+    """That of the recipe, or the one that all models have that went into it. Where they differ it is "other", called by
+    all of theirs; where one of them says none, and the others don't differ, it is unknown."""
+    own = context.recipe.head.licence
+    if not parents:
+        return Licence({"license": own or UNKNOWN})
+    folders = [*([context.model] if context.model else []), *parents]
+    names = [stage.name for stage in (*made.lineage[:-1][-1:], *made.parents)]
+    found = [_licence_of(folder, context.say) for folder in folders]
+    rows = tuple(dict.fromkeys((name, text) for name, (text, _) in zip(names, found, strict=True)))
+    if own:
+        return Licence({"license": own}, "As the recipe says. The models in it say of themselves:", rows)
+    texts = list(dict.fromkeys(text.lower() for text, _ in found))
+    known = [text for text in texts if text not in NO_LICENCE]
+    if len(known) > 1:
+        listed = ", ".join(f"{name} ({text})" for name, text in rows)
+        context.say(f"The licences of the models in {made.name} differ: {listed}.")
+        called = "-and-".join(re.sub(r"[^a-z0-9.]+", "-", text).strip("-") for text in texts)
+        front = {"license": "other", "license_name": called[: cards.TEXT_MOST]}
+        return Licence(front, f"The licences of the models in it differ: {_inline(listed)}.", rows)
+    if known == texts:
+        return Licence(found[0][1], "That of all models in it, as they say of themselves:", rows)
+    return Licence({"license": UNKNOWN}, "Not known: not all models in it say theirs.", rows)
+
+
+def _licence_of(folder: Path, say: Say) -> tuple[str, dict[str, Any]]:
+    """What a folder's README.md says, and that as keys of front matter."""
+    row = cards.read_model_card(folder, say) or {}
+    text = row.get("licence") or UNKNOWN
+    if text == UNKNOWN:
+        return text, {}
+    head = (folder / cards.README).read_text("utf-8", "replace").split("\n---", 1)[0]
+    if not re.search(r"""^license:\s*["']?other["']?\s*(#.*)?$""", head, re.MULTILINE):
+        return text, {"license": text.split(", ") if ", " in text else text}
+    link = row.get("links", {}).get("licence")
+    return text, {"license": "other", "license_name": text, **({"license_link": link} if link else {})}
+
+
 # --- README.md --------------------------------------------------------------------------------------------------------
 
 
-def readme(
-    context: Context, made: TrainingCard, precision: str | None = None, urls: Mapping[str, str] | None = None
-) -> str:
-    """The model card: front matter for the Hub, lineage and data for people. urls: of sources, by name."""
+def readme(context: Context, made: TrainingCard, facts: CardFacts, given: Licence) -> str:
+    """The model card: front matter for the Hub, lineage and data for people."""
     head = context.recipe.head
     front: dict[str, Any] = {
-        "license": head.licence or UNKNOWN,
+        **given.front,
         "language": list(head.languages),
-        "base_model": _outside(made.lineage[:-1], head.name),
+        **_made_from(context, made),
         "datasets": sorted({source.name for source in made.data if ON_THE_HUB.fullmatch(source.name)}),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -177,23 +232,29 @@ def readme(
     parts = [
         f"---\n{header}---\n# {made.name}",
         *([_inline(head.title)] if head.title else []),
-        _made(made, context.seed, precision),
+        _made(made, context.seed, facts),
         "## Lineage\n\n" + _table(("stage", "model", "tokens", "fingerprint"), map(_of_stage, made.lineage)),
         *(["## Other models in it\n\n" + _table(*_of_parents(made.parents))] if made.parents else []),
-        "## Data of this stage\n\n" + _data(made, urls or {}),
+        *([f"## Licence\n\n{given.said}\n\n" + _table(("model", "licence"), given.rows)] if given.rows else []),
+        *(["## Data of this stage\n\n" + _data(made, facts.urls)] if made.stage not in UNTRAINED else []),
         f"## How to evaluate\n\nIn this folder:\n\n    estbench eval model=. name={made.name} tasks={suite}",
         "Versions: " + ", ".join(f"{library} {number}" for library, number in made.versions.items()) + ".",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _outside(lineage: Sequence[Stage], recipe: str) -> str | None:
-    """The nearest ancestor that another recipe made: what a licence and the Hub ask about."""
-    names = [stage.name for stage in lineage]
-    return next((name for name in reversed(names) if not name.startswith(f"{recipe}-")), None)
+def _made_from(context: Context, made: TrainingCard) -> dict[str, Any]:
+    """The nearest ancestor that another recipe made, as the Hub asks for it; of a merge all the models in it."""
+    recipe = context.recipe.head.name
+    own = (f"{recipe}-",) if context.model_name == f"{recipe}-{context.stage.name}" else ()  # a command has no recipe
+    outside = [stage.name for stage in made.lineage[:-1] if not stage.name.startswith(own)][-1:]
+    if made.stage != "merge":
+        return {"base_model": outside[0]} if outside else {}
+    outside += [stage.name for stage in made.parents if not stage.name.startswith(own)]
+    return {"base_model": list(dict.fromkeys(outside)), "base_model_relation": "merge"} if outside else {}
 
 
-def _made(made: TrainingCard, seed: int, precision: str | None) -> str:
+def _made(made: TrainingCard, seed: int, facts: CardFacts) -> str:
     """How it was made, as a table of what is known."""
     recipe = made.recipe
     step = None if made.step is None else f"{made.step:,}"
@@ -203,7 +264,8 @@ def _made(made: TrainingCard, seed: int, precision: str | None) -> str:
         "stage": made.stage + ("" if made.final else ", a checkpoint on the way"),
         "optimiser steps": f"{step}{planned}" if step else None,
         "tokens": f"{made.tokens:,}" if made.tokens is not None else None,
-        "precision": precision,
+        "precision": facts.precision,
+        "how": facts.how,
         "seed": str(seed),
         "hours": f"{made.hours:g}" if made.hours is not None else None,
         "energy": f"{made.energy_kwh:g} kWh of the accelerators" if made.energy_kwh is not None else None,

@@ -20,6 +20,7 @@ from estbench_training.weights import FLOATS, Embeddings, TensorInfo, Weights, n
 from estbench_training.weights.embeddings import is_tied
 
 ROWS_CURE = "embeddings=by_token (chat_vector) matches rows by their tokens, embeddings=skip leaves them as they are"
+COMPUTED = ".rotary_emb.inv_freq"  # older Llamas stored it; it is made from config.json, and what is stored is not read
 SAID = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "vocab_size")
 
 
@@ -33,6 +34,13 @@ class Model:
     tensors: Mapping[str, TensorInfo]
     embeddings: Embeddings
 
+    @property
+    def by_tokens(self) -> tuple[str, ...]:
+        """The tensors whose rows are tokens: the embeddings, the head and its bias, as far as they are stored."""
+        head = self.embeddings.output
+        bias = f"{head.removesuffix('weight')}bias" if head else ""
+        return (*self.embeddings.names, bias) if bias in self.tensors else self.embeddings.names
+
 
 @contextlib.contextmanager
 def opened(checkpoints: Sequence[Checkpoint]) -> Iterator[list[Model]]:
@@ -43,7 +51,8 @@ def opened(checkpoints: Sequence[Checkpoint]) -> Iterator[list[Model]]:
 
 def _model(checkpoint: Checkpoint, weights: Weights) -> Model:
     found = names_of(weights, checkpoint.config)
-    tensors = dict(weights.tensors)
+    tensors = {name: info for name, info in weights.tensors.items() if not name.endswith(COMPUTED)}
+    _check_not_quantised(checkpoint, tensors)
     if found.output is not None and is_tied(checkpoint.config):
         if not _equal(weights, found.input, weights, found.output):
             raise ModelError(
@@ -55,15 +64,23 @@ def _model(checkpoint: Checkpoint, weights: Weights) -> Model:
     return Model(checkpoint.name, checkpoint, weights, tensors, found)
 
 
-def check(models: Sequence[Model], exempt: Collection[str], say: Say) -> None:
+def _check_not_quantised(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> None:
+    odd = [name for name, info in tensors.items() if info.torch.is_floating_point and info.dtype not in FLOATS]
+    if odd or checkpoint.config.get("quantization_config"):
+        why = f"{odd[0]} is {tensors[odd[0]].dtype}" if odd else "config.json has a quantization_config"
+        raise ModelError(f"{checkpoint.name} is quantised ({why}): merge the model that it was made of.")
+
+
+def check(models: Sequence[Model], exempt: Collection[str], cure: str, say: Say) -> None:
     """Refuse models whose type, tensors or shapes differ from the first one's. exempt: tensors whose number of rows may
-    differ. ModelError names the tensor, both models and both shapes. Differences of configurations are said."""
+    differ. cure: what to do where there are more tokens in one than in the other. ModelError names the tensor, both
+    models and both shapes. Differences of configurations are said."""
     first = models[0]
     for other in models[1:]:
         _check_type(first, other)
         _check_names(first, other)
         for name in first.tensors:
-            _check_tensor(first, other, name, name in exempt)
+            _check_tensor(first, other, name, name in exempt, cure)
         differ = _differing(first, other)
         if differ:
             say(f"{other.name} and {first.name} differ in {', '.join(differ)} of config.json: {first.name}'s stay.")
@@ -85,17 +102,13 @@ def _check_names(first: Model, other: Model) -> None:
             raise ModelError(f"{two.name} lacks {lacking[0]}{more}, which {one.name} has: {cure}.")
 
 
-def _check_tensor(first: Model, other: Model, name: str, rows_may_differ: bool) -> None:
+def _check_tensor(first: Model, other: Model, name: str, rows_may_differ: bool, cure: str) -> None:
     one, two = first.tensors[name], other.tensors[name]
     shapes = (one.shape[1:], two.shape[1:]) if rows_may_differ else (one.shape, two.shape)
     if shapes[0] != shapes[1] or len(one.shape) != len(two.shape):
-        cure = "they are not of one size"
-        if name in first.embeddings.names and one.shape[1:] == two.shape[1:]:
-            cure = ROWS_CURE
+        if name not in first.by_tokens or one.shape[1:] != two.shape[1:]:
+            cure = "they are not of one size"
         raise ModelError(f"{name} is {list(two.shape)} in {other.name} and {list(one.shape)} in {first.name}: {cure}.")
-    for model, info in ((first, one), (other, two)):
-        if info.torch.is_floating_point and info.dtype not in FLOATS:
-            raise ModelError(f"{name} is {info.dtype} in {model.name}: merge models that are not quantised.")
     if one.torch.is_floating_point != two.torch.is_floating_point:
         raise ModelError(f"{name} is {two.dtype} in {other.name} and {one.dtype} in {first.name}: save both alike.")
     if not one.torch.is_floating_point and not _equal(first.weights, name, other.weights, name):

@@ -22,7 +22,7 @@ from estbench_training.merge.alike import Model
 from estbench_training.merge.settings import SCALED, MergeSettings
 from estbench_training.merge.stream import Memory, Pool, cut
 from estbench_training.merge.tokens import TokenRows
-from estbench_training.weights import TensorInfo, Writer, computing
+from estbench_training.weights import TensorInfo, Writer, computing, narrowed
 
 OUTPUTS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 HALVES = 1 << 16  # bins of a histogram over half of the bits of a float32
@@ -58,7 +58,7 @@ def outputs(settings: MergeSettings, start: Model, rows: TokenRows | None) -> di
     for name, info in start.tensors.items():
         if settings.dtype != "into" and info.torch.is_floating_point:
             info = replace(info, dtype=OUTPUTS[settings.dtype])
-        if rows is not None and name in start.embeddings.names:
+        if rows is not None and name in start.by_tokens:
             info = replace(info, shape=(len(rows.chat), *info.shape[1:]))
         found[name] = info
     return found
@@ -107,7 +107,7 @@ class Merger:
         """How a tensor is computed, and whether in whole rows."""
         own, parties = self.settings, self.parties
         scale = own.scale_of(name)
-        embedding = name in parties.start.embeddings.names
+        embedding = name in parties.start.by_tokens
         if not parties.start.tensors[name].torch.is_floating_point:
             return self._copying(name, parties.start), False
         if self.rows is not None and embedding:
@@ -150,7 +150,7 @@ class Merger:
         """into + λ (tuned − base) of slices as they are stored, rounded."""
         into, base, tuned = (self._widened(name, stored[use], use) for use in ("start", "base", "part"))
         exact = scale == 1 and len({one.dtype for one in stored.values()} | {self._output(name)}) == 1
-        mixed = None if exact or scale != 1 else torch.eq(into, base)
+        mixed = None if exact or scale != 1 else torch.eq(into, base) & torch.isfinite(into)
         if any(one.data_ptr() == stored[use].data_ptr() for use, one in (("start", into), ("base", base))):
             into, base = into.clone(), base.clone()  # fp64 is computed with as it is stored, and needed as it was
         methods.add_difference_(into, base, tuned, scale)
@@ -336,7 +336,12 @@ class Merger:
     def _rounded(self, name: str, values: Tensor, models: Sequence[Model]) -> Tensor:
         """In the type that is written; ModelError where it is no number."""
         kind = self._output(name)
-        found = values if values.dtype == kind else self._memory.get("out", len(values), kind).copy_(values)
+        if values.dtype == kind:
+            found = values
+        elif values.dtype == torch.float64 and kind.itemsize == 2:
+            found = narrowed(values, kind)
+        else:
+            found = self._memory.get("out", len(values), kind).copy_(values)
         if not math.isfinite(torch.sum(found, dtype=torch.float32 if found.element_size() < 4 else None).item()):
             self._explain(name, found, models)
         return found

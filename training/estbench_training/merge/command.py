@@ -19,12 +19,14 @@ from typing import Any, Literal, cast
 from estbench import identity, report
 from estbench.checkpoint import Checkpoint, find
 from estbench.config import ENGINES, option
-from estbench.errors import ConfigError
+from estbench.errors import ConfigError, ModelError
+from estbench_training import card
 from estbench_training.kinds import Context
 from estbench_training.merge.settings import METHODS, MergeSettings, Method, Rows
 from estbench_training.recipe import Common, Head, Recipe, Stage
 
 VERSION = 1  # raised when the same words make other weights than before
+NAMED = ("base", "instruct", "into", "parts")  # keys that name models
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,24 @@ class MergeCommandSettings:
             raise ConfigError("sweep= and tasks= belong together: λs, and what they are evaluated on.")
         if self.sweep and self.scale != 1:
             raise ConfigError("sweep= gives the scales: leave scale= out.")
-        if not self.sweep and (self.limit or self.keep != "all" or self.engine_options or self.data):
-            raise ConfigError("limit=, keep=, engine.KEY= and data= are for a sweep: give sweep=0.2,0.4,… and tasks=.")
+        others = self.limit or self.keep != "all" or self.engine != "hf" or self.engine_options or self.data
+        if not self.sweep and others:
+            raise ConfigError(
+                "limit=, keep=, engine=, engine.KEY= and data= are for a sweep: give sweep=0.2,0.4,… and tasks=."
+            )
 
     @property
     def place(self) -> Path:
-        """The output folder."""
-        return Path(self.output).expanduser()
+        """The output folder; ConfigError where its name can be none."""
+        try:
+            place = Path(self.output).expanduser()
+            os.lstat(place.parent / f".{place.name}.part")  # what it is called while it is written
+        except FileNotFoundError:
+            return place
+        except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
+            why = getattr(error, "strerror", None) or str(error).rstrip(".")
+            raise ConfigError(f"output={self.output} can be no folder ({why}): give another one.") from None
+        return place
 
     @property
     def sweeps(self) -> tuple[float, ...]:
@@ -127,15 +140,23 @@ def make(
     from estbench_training.merge.work import merge
 
     models = known or find_models(own)
-    if place.exists():
+    if os.path.lexists(place):
         if not is_made(own, place, seed, models):
             raise ConfigError(f"{place} is there already, and is not this merge: give another output=, or remove it.")
+        _check_whole(place)
         report.say(f"{place}: done before.")
         return False
     if not place.absolute().parent.is_dir():
         raise ConfigError(f"{place.parent} is no folder: make it, or give another output=.")
     merge(own, models, place, _context(own, place, seed, models), threads)
     return True
+
+
+def _check_whole(place: Path) -> None:
+    try:
+        find(str(place))
+    except ModelError as error:
+        raise ModelError(f"{place} was this merge, and is damaged: remove it to merge again. {error}") from None
 
 
 def find_models(own: MergeSettings) -> dict[str, Checkpoint]:
@@ -155,7 +176,8 @@ def is_made(own: MergeSettings, place: Path, seed: int, models: Mapping[str, Che
 
     try:
         row = json.loads((place / RECORD).read_text("utf-8"))
-        same = settings_row(own, seed) == settings_row(MergeSettings(**_tuples(row["settings"])), row["seed"])
+        before = MergeSettings(**_tuples(row["settings"]))
+        same = _unnamed(settings_row(own, seed)) == _unnamed(settings_row(before, row["seed"]))
         recorded = [model["files"] for model in row["models"]]
     except (OSError, ValueError, KeyError, TypeError, ConfigError):  # another version wrote it
         return False
@@ -163,6 +185,12 @@ def is_made(own: MergeSettings, place: Path, seed: int, models: Mapping[str, Che
     return same and recorded == [
         {file.name: value for file, (value, _) in hashes.of(models[name].files).items()} for name in roles(own)
     ]
+
+
+def _unnamed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the models' names: the same folder may be called otherwise, and its hashes say which it is."""
+    settings = {name: value for name, value in row["settings"].items() if name not in NAMED}
+    return {**row, "settings": settings}
 
 
 def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +221,7 @@ def _context(own: MergeSettings, place: Path, seed: int, models: Mapping[str, Ch
         key=identity.digest([settings_row(own, seed), seen]),
         seed=seed,
         say=report.say,
-        called=place.resolve().name,
+        called=card.called(place),
     )
 
 
@@ -205,4 +233,6 @@ def _number(key: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
+        if not text.strip():
+            raise ConfigError(f"{key}: a number is empty; look for a comma too many.") from None
         raise ConfigError(f"{key}={text} is no number.") from None

@@ -17,6 +17,7 @@ from typing import Any
 from estbench.checkpoint import TEMPLATES, TOKENIZER_FILES, read_json
 from estbench.errors import ModelError
 from estbench_training.appearing import write_json_synced
+from estbench_training.kinds import Say
 from estbench_training.merge.alike import Model
 from estbench_training.merge.tokens import OWN, Vocabulary, difference, text_of
 from estbench_training.vocab.resize import ID_KEYS
@@ -60,8 +61,31 @@ def configurations(talk: Talk, tensors: Mapping[str, TensorInfo]) -> dict[str, d
     path = source.checkpoint.path / GENERATION
     if path.exists():
         row = read_json(path)
-        found[GENERATION] = row if source is talk.start else row | _numbered(talk, row)
+        if talk.talker is not talk.start:  # one that lacks this file ends its answers as its config.json says
+            row |= _numbered(talk, row if source is talk.talker else _ids(talk))
+        found[GENERATION] = row
     return found
+
+
+def say_lacking(talk: Talk, say: Say) -> None:
+    """A line where the chat template names added tokens that the merged model doesn't have."""
+    folder = talk.talker.checkpoint.path
+    texts = [_text(folder / name) for name in TEMPLATES if (folder / name).exists()]
+    if (path := folder / "tokenizer_config.json").exists():
+        texts.append(json.dumps(read_json(path).get("chat_template"), ensure_ascii=False))
+    lacking = [token for token in talk.other.added if token not in talk.known]
+    if named := [token for token in lacking if any(token in text for text in texts)]:
+        say(
+            f"The chat template of {talk.talker.name} names {', '.join(map(repr, named))}, which {talk.start.name} "
+            "lacks: they will be read as plain text."
+        )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} can't be read: {error}.") from None
 
 
 def write(folder: Path, talk: Talk, rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -78,25 +102,25 @@ def write(folder: Path, talk: Talk, rows: Mapping[str, Mapping[str, Any]]) -> No
 
 
 def _config(talk: Talk, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    config = dict(talk.start.checkpoint.config)
-    sizes: dict[str, int] = {}
+    sizes = dict.fromkeys(TORCH, 0)
     for info in tensors.values():
-        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.elements
-    dtype = TORCH.get(max(sizes, key=lambda name: sizes[name]))
+        if info.dtype in sizes:
+            sizes[info.dtype] += info.elements
+    dtype = TORCH[max(sizes, key=lambda name: sizes[name])]
+    numbered = {} if talk.talker is talk.start else _numbered(talk, _ids(talk))
+    news = {"torch_dtype": dtype, "vocab_size": tensors[talk.start.embeddings.input].rows, "dtype": dtype, **numbered}
+    old = talk.start.checkpoint.config
+    config = old | {name: value for name, value in news.items() if name in old} | numbered | {"dtype": dtype}
     config.pop("torch_dtype", None)
-    config["dtype"] = dtype
-    rows = tensors[talk.start.embeddings.input].rows
-    theirs = talk.talker.checkpoint.config
-    numbered = (
-        {} if talk.talker is talk.start else _numbered(talk, {name: theirs[name] for name in IDS if name in theirs})
-    )
-    config |= numbered
-    for part in (config, config.get("text_config")):
-        if isinstance(part, dict) and "vocab_size" in part:
-            part["vocab_size"] = rows
-    if isinstance(nested := config.get("text_config"), dict):
-        config["text_config"] = nested | {name: value for name, value in numbered.items() if name in nested}
+    if isinstance(nested := old.get("text_config"), dict):
+        config["text_config"] = nested | {name: value for name, value in news.items() if name in nested}
     return config
+
+
+def _ids(talk: Talk) -> dict[str, Any]:
+    """bos, eos and pad in the talker's config.json."""
+    theirs = talk.talker.checkpoint.config
+    return {name: theirs[name] for name in IDS if name in theirs}
 
 
 def _numbered(talk: Talk, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +160,8 @@ def _give_talk(folder: Path, talk: Talk) -> None:
         row["added_tokens"] = [*(row.get("added_tokens") or ()), *entries]
         write_json_synced(folder / "tokenizer.json", row)
         _check(folder / "tokenizer.json", talk)
+        if (path := folder / "added_tokens.json").exists():
+            write_json_synced(path, {**read_json(path), **talk.appended})
     path, theirs = folder / "tokenizer_config.json", talk.talker.checkpoint.path / "tokenizer_config.json"
     config = read_json(path) if path.exists() else {}
     given = read_json(theirs) if theirs.exists() else {}

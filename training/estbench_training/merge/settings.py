@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +25,7 @@ Rows = Literal["add", "skip", "by_token"]
 METHODS: tuple[Method, ...] = ("chat_vector", "task", "ties", "dare", "slerp", "stock", "average")
 BASED = ("task", "ties", "dare", "stock")  # methods that look at what models have learnt since a base
 LARGEST = 1000  # scale, weight; far beyond all that makes a model
+HOW = ("scales", "weights", "density", "drop", "t", "embeddings", "special_tokens", "dtype")  # what a card says
 SCALED = ("chat_vector", "task", "ties", "dare")
 
 
@@ -142,6 +143,15 @@ class MergeSettings(StageSettings):
         """λ of a tensor by its name, or slerp's t: that of the last pattern that matches, or the common one."""
         common = self.scale if self.t is None else self.t
         return next((value for glob, value in reversed(list(self.scales.items())) if fnmatchcase(tensor, glob)), common)
+
+    @property
+    def how(self) -> str:
+        """The method and what was said of it, in a line, but for the models."""
+        usual = {one.name: one.default for one in fields(self)}
+        values = {name: getattr(self, name) for name in HOW}
+        said = {name: value for name, value in values.items() if value not in (None, (), {}, usual[name])}
+        scale = {"scale": f"{self.scale:g}"} if self.method in SCALED else {}
+        return ", ".join([self.method, *(f"{name} {value}" for name, value in (scale | said).items())])
 
     def with_scale(self, scale: float) -> MergeSettings:
         """The same with another λ."""

@@ -21,6 +21,7 @@ from estbench.checkpoint import Checkpoint, read_json
 from estbench.errors import ModelError
 from estbench_training.merge.alike import ROWS_CURE
 from estbench_training.merge.settings import Rows
+from estbench_training.vocab.forms import model_vocabulary
 
 CUTTING = ("normalizer", "pre_tokenizer")  # parts of tokenizer.json
 OWN = ("bos_token", "eos_token", "unk_token", "pad_token")  # what a model makes text with
@@ -48,9 +49,8 @@ class Vocabulary:
             )
         try:
             row = json.loads(path.read_text("utf-8"))
-            vocab = row["model"]["vocab"]
+            vocab, numbers = row["model"]["vocab"], model_vocabulary(row)
             scores = () if isinstance(vocab, dict) else tuple(float(score) for _, score in vocab)
-            numbers = dict(vocab) if isinstance(vocab, dict) else {piece: at for at, (piece, *_) in enumerate(vocab)}
             cutting = {name: row.get(name) for name in CUTTING}
             added = {entry["content"]: entry for entry in row.get("added_tokens") or ()}
             merges = row["model"].get("merges") or ()

@@ -61,10 +61,10 @@ def merge(
         vocabularies = {model: Vocabulary.of(model.checkpoint) for model in parties.all}
         _say_cutting(parties, vocabularies, context.say)
         loose = settings.embeddings != "add"
-        check(parties.all, parties.start.embeddings.names if loose else (), context.say)
+        check(parties.all, parties.start.by_tokens if loose else (), _cure(settings), context.say)
         rows = _rows(settings, parties, vocabularies, moved)
         tensors = outputs(settings, parties.start, rows)
-        talker = parties.parts[0] if moved else parties.start
+        talker = _talker(parties, rows) if moved else parties.start
         talk = files.Talk(
             parties.start,
             talker,
@@ -73,13 +73,14 @@ def merge(
             rows.appended if rows else {},
         )
         configurations = files.configurations(talk, tensors)
+        files.say_lacking(talk, context.say)
         with _hashing(parties.all) as hashes, growing(place, context.key) as folder:
             most = settings.shard_gb * 1e9
             with Writer(folder, tensors, key=context.key, shard_bytes=most) as writer, Pool(threads) as pool:
                 Merger(settings, parties, rows, writer, pool, context.seed).run()
             files.write(folder, talk, configurations)
             write_json(folder / RECORD, _record(settings, parties, rows, context, hashes()))
-            _write_card(folder, parties, context)
+            _write_card(folder, settings, parties, context)
 
 
 def _check_patterns(settings: MergeSettings, parties: Parties) -> None:
@@ -107,6 +108,22 @@ def _start(settings: MergeSettings) -> str:
     return settings.into or settings.base or settings.parts[0]
 
 
+def _talker(parties: Parties, rows: TokenRows | None) -> Model:
+    """Who says how one talks with the merged model: the first that has a chat template, those that are mixed in before
+    what they are added to; the chat model anyhow where tokens of its own are appended."""
+    asked = parties.parts if rows and rows.appended else (*parties.parts, parties.start)
+    return next((model for model in asked if model.checkpoint.has_chat_template), parties.parts[0])
+
+
+def _cure(settings: MergeSettings) -> str:
+    """What to do with models whose vocabularies differ."""
+    if settings.method == "chat_vector":
+        return ROWS_CURE
+    if settings.method in SCALED:
+        return "embeddings=skip leaves the rows of tokens as they are"
+    return f"{settings.method} is for models of one vocabulary"
+
+
 def _rows(
     settings: MergeSettings, parties: Parties, vocabularies: Mapping[Model, Vocabulary], moved: bool
 ) -> TokenRows | None:
@@ -122,7 +139,7 @@ def _rows(
         return rows if moved else None
     for model in parties.all if settings.embeddings == "add" else ():
         if found := difference(own, vocabularies[model]):
-            raise ModelError(f"The tokenizers differ: {found}. {ROWS_CURE}.")
+            raise ModelError(f"The tokenizers differ: {found}. {_cure(settings)}.")
     return None
 
 
@@ -176,9 +193,9 @@ def _record(
     }
 
 
-def _write_card(folder: Path, parties: Parties, context: Context) -> None:
+def _write_card(folder: Path, settings: MergeSettings, parties: Parties, context: Context) -> None:
     """The lineage goes on from the model that the others went into; they are its other parents."""
     others = tuple(model.checkpoint.path for model in parties.all if model is not parties.start)
     kind = "chat" if Checkpoint(folder, context.model_name).has_chat_template else "base"
     start = dataclasses.replace(context, model=parties.start.checkpoint.path)
-    card.write(start, folder, card.CardFacts(kind, "merge", parents=others))
+    card.write(start, folder, card.CardFacts(kind, "merge", how=settings.how, parents=others))

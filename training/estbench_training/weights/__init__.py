@@ -10,7 +10,7 @@ with Weights.open(find("demo-base")) as old, growing(place, key) as folder:
 
 from estbench_training.weights.embeddings import Embeddings, names_of
 from estbench_training.weights.reading import FLOATS, TensorInfo, Weights, computing
-from estbench_training.weights.rows import check_finite, gather, rounded
+from estbench_training.weights.rows import check_finite, gather, narrowed, rounded
 from estbench_training.weights.writing import Writer, growing
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "gather",
     "growing",
     "names_of",
+    "narrowed",
     "rounded",
 ]

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from estbench.checkpoint import Checkpoint, read_header
+from estbench.checkpoint import Checkpoint, read_header, read_json
 from estbench.errors import ModelError
 
 DTYPES: Mapping[str, torch.dtype] = {  # of safetensors, that torch has
@@ -182,12 +182,16 @@ def _header_length(file: Path) -> int:
 
 def _info(file: Path, name: str, row: Mapping[str, Any]) -> TensorInfo:
     """A tensor's row of a header, its type known and its size that of its shape."""
-    dtype, shape = row["dtype"], tuple(row["shape"])
+    try:
+        dtype, shape, (begin, end) = str(row["dtype"]), tuple(row["shape"]), row["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(f"{file}: its header says too little of {name}: copy or save it again.") from None
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise ModelError(f"{file}: {name} has a size of {list(shape)} at {begin} to {end}: copy or save it again.")
     if dtype not in DTYPES:
         raise ModelError(f"{file}: {name} is of type {dtype}, which can't be computed with: use the unquantised model.")
     info = TensorInfo(dtype, shape)
-    begin, end = row["data_offsets"]
-    if begin < 0 or end - begin != info.bytes:
+    if end - begin != info.bytes:
         raise ModelError(
             f"{file}: {name} has {end - begin:,} bytes where its shape asks for {info.bytes:,}: save it again."
         )
@@ -199,8 +203,6 @@ def _check_index(checkpoint: Checkpoint, places: Mapping[str, _Place]) -> None:
     path = checkpoint.path / "model.safetensors.index.json"
     if not path.exists():
         return
-    import json
-
-    for name, file in json.loads(path.read_text("utf-8"))["weight_map"].items():
+    for name, file in read_json(path)["weight_map"].items():
         if name not in places or places[name].file.name != file:
             raise ModelError(f"{checkpoint.path / file} lacks {name}, which the index says is there: copy it again.")

@@ -12,6 +12,8 @@ the disk, and a run with the same key goes on from there: kill -9 or a crash cos
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -40,22 +42,54 @@ def growing(place: Path, key: str) -> Iterator[Path]:
     """The folder `.NAME.part` to write into, with what a run of the same key left; it becomes `place` at the end.
 
     It stays where the process is interrupted or killed. After an error of ours, or a full disk (StoreError), nothing is
-    left.
+    left. StoreError, too, while another process writes this model; what that has written stays.
     """
     folder = place.with_name(f".{place.name}.part")
-    try:
-        if _key(folder) != key:
+    with _alone(folder, place):
+        try:
+            if _key(folder) != key:
+                _clear(folder)
+            yield folder
+            (folder / JOURNAL).unlink(missing_ok=True)
+            appear(folder, place)
+        except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
+            raise _unwritten(place, error) from None
+        except EstbenchError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, place: Path) -> Iterator[None]:
+    """Make a folder, and lock it until the process ends at the latest; unlocked where the file system has no locks."""
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        (folder / JOURNAL).unlink(missing_ok=True)
-        appear(folder, place)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise StoreError(f"{place} can't be written ({error.strerror or error}): make room, then run again.") from None
-    except EstbenchError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        raise _unwritten(place, error) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{place} is being written by another process: wait until it is there.") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is in a folder, and not the folder, which is locked."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _unwritten(place: Path, error: OSError) -> StoreError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    cure = "make room, then run again" if full else "write elsewhere, or mend that first"
+    return StoreError(f"{place} can't be written ({error.strerror or error}): {cure}.")
 
 
 class Writer:
@@ -203,9 +237,7 @@ class Writer:
         try:
             yield
         except OSError as error:
-            raise StoreError(
-                f"{self.folder} can't be written ({error.strerror or error}): make room, then run again."
-            ) from None
+            raise _unwritten(self.folder, error) from None
 
     def _release(self) -> None:
         self._flusher.shutdown()  # what waits for it is noted, so that an interrupted run has it, too
