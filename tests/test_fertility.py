@@ -153,3 +153,44 @@ def test_what_is_no_tokenizer_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
             read(given_, FertilitySettings)
     with pytest.raises(ConfigError, match="texts=et=FILE"):
         _ = read(["tokenizers=demo", "texts=file.txt"], FertilitySettings).files
+
+
+def test_what_a_tokenizer_cannot_say_is_counted_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control: a tokenizer with all bytes says everything, however the text is composed."""
+    small = words("ab")
+    small.save(str(tmp_path / "small.json"))
+    (tmp_path / "a.txt").write_text("ab 日本 õ %", "utf-8")
+    assert fertility.measure(small, {"t": "ab 日本 õ %"})["t"].unsaid == 3
+    unknown = Tokenizer(models.WordLevel({"[UNK]": 0, "ab": 1}, unk_token="[UNK]"))
+    unknown.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert fertility.measure(unknown, {"t": "ab 日本 õ %"})["t"].unsaid == 4
+    for make in (world.llama2, world.llama3, world.demo):
+        for text in ("日本 ab 👍🏽", "o\u0303a\u0308 Ä", " \n x"):
+            assert fertility.measure(make(), {"t": text})["t"].unsaid == 0
+    given_ = [f"tokenizers={tmp_path}/small.json", f"texts=a={tmp_path}/a.txt", "output=table"]
+    assert command.run(read(given_, FertilitySettings)) == 0
+    assert f"{tmp_path}/small.json can't say 3 characters of a:" in capsys.readouterr().out
+
+
+def test_a_tokenizer_that_gives_no_tokens_is_one_line() -> None:
+    with pytest.raises(ModelError, match="gives no tokens for the text 'b'"):
+        fertility.measure(words("ab"), {"a": "ab", "b": "日本"})
+    with pytest.raises(ModelError, match="gives no tokens"):
+        fertility.measure(Tokenizer(models.BPE()), fertility.texts())
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("üks kaks", "utf-8-sig")
+    assert fertility.texts({"mine": tmp_path / "a.txt"})["mine"] == "üks kaks"
+
+
+def test_a_folder_without_a_tokenizer_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"There is no tokenizer in .*: give a folder that has a tokenizer\.json"):
+        command.open_(str(tmp_path))
+    with pytest.raises(ModelError, match="pull model=MODEL"):  # a path is nothing to pull
+        command.open_(f"{tmp_path}/nowhere")
+
+
+def test_spaces_behind_commas_make_no_difference() -> None:
+    found = FertilitySettings("demo, other.json", texts="a=a.txt, b=b.txt")
+    assert found.names == ("demo", "other.json") and list(found.files) == ["a", "b"]

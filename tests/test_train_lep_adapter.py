@@ -150,6 +150,11 @@ def spoilt(wide: LepWorld, how: str) -> Path:
         file.write_bytes(file.read_bytes()[:-40])
     elif how == "config":
         config.write_text("{", "utf-8")
+    elif how == "list":
+        config.write_text(json.dumps([row]), "utf-8")
+    elif how == "without alpha":
+        del row["lora_alpha"]
+        config.write_text(json.dumps(row), "utf-8")
     elif how in ("use_dora", "bias", "peft_type"):
         row[how] = {"use_dora": True, "bias": "all", "peft_type": "IA3"}[how]
         config.write_text(json.dumps(row), "utf-8")
@@ -158,6 +163,10 @@ def spoilt(wide: LepWorld, how: str) -> Path:
             tensors[first][0, 0] = torch.nan
         elif how == "without B":
             del tensors[first.replace("lora_A", "lora_B")]
+        elif how == "B of another":
+            tensors[f"{first.removesuffix('lora_A.weight')}more.lora_B.weight"] = tensors.pop(
+                first.replace("lora_A", "lora_B")
+            )
         elif how == "shape":
             tensors[first] = tensors[first][:, :-1].contiguous()
         elif how == "rank":
@@ -182,7 +191,10 @@ def spoilt(wide: LepWorld, how: str) -> Path:
         ("bias", "only plain LoRA adapters"),
         ("peft_type", "only plain LoRA adapters"),
         ("nan", "A of .* holds a NaN"),
-        ("without B", "an A without a B"),
+        ("without B", "A or B, and not both"),
+        ("B of another", "A or B, and not both"),
+        ("without alpha", "doesn't say lora_alpha"),
+        ("list", "adapter_config.json is not a JSON object"),
         ("shape", "the adapter is of another model"),
         ("rank", "which is no LoRA"),
         ("stranger", "layers.7.* is not in the target: the adapter is of another model"),

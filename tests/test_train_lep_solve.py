@@ -70,7 +70,9 @@ def test_fewer_rows_than_dimensions_leave_the_others_as_they_are() -> None:
 
 
 def test_without_a_ridge_rows_that_leave_p_open_are_refused() -> None:
-    with pytest.raises(DataError, match="5 rows do not determine P in 12 dimensions with ridge: 0; ridge: 1e-9"):
+    with pytest.raises(
+        DataError, match="5 rows do not determine P in 12 dimensions with ridge: 0; ridge: 1e-09 leaves"
+    ):
         solved(rows(5, 12, 0), rows(5, 12, 1))
     twice = rows(100, 12, 0)
     twice[:, 3] = twice[:, 4]
@@ -113,3 +115,30 @@ def test_no_rows_and_numbers_that_are_none_are_refused() -> None:
 
 def test_slices_cover_the_rows_once() -> None:
     assert list(slices(10, 4)) == [(0, 4), (4, 8), (8, 10)] and list(slices(0)) == []
+
+
+def test_a_ridge_that_is_too_small_is_told_with_one_that_is_enough() -> None:
+    """Rows that resemble each other, and are fewer than their numbers: the default would not do for all widths."""
+    a = 0.01 * rows(30, 64, 0) + rows(1, 64, 1)
+    with pytest.raises(DataError, match="30 rows do not determine P in 64 dimensions with ridge: 1e-14") as caught:
+        solved(a, 1.01 * a, 1e-14)
+    told = float(str(caught.value).split("; ridge: ")[1].split()[0])
+    assert torch.isfinite(solved(a, 1.01 * a, told).p).all()
+    wide = 1e-3 * rows(30, 64, 0) + 1e3 * rows(1, 64, 1)
+    assert told == 1e-9 and torch.isfinite(solved(wide, wide, told).p).all()
+
+
+def test_rows_that_are_all_zero_are_told() -> None:
+    for ridge in (0.0, 1e-9):
+        with pytest.raises(DataError, match="the 40 rows to solve for P are all zero"):
+            solved(torch.zeros(40, 4), torch.zeros(40, 4), ridge)
+
+
+def test_a_direction_that_only_held_out_rows_have_leaves_the_fit_untested() -> None:
+    """P is made of all rows; of the others alone there is none."""
+    a = rows(200, 8, 0)
+    a[:, 7] = 0
+    a[EVERY - 1, 7] = 1
+    found = solved(a, a + 0.1, ridge=0.0)
+    assert found.fit.held_out is None and torch.isfinite(found.p).all()
+    assert solved(a, a + 0.1, ridge=1e-6).fit.held_out is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import merge_world as world
 import pytest
 import torch
-from estbench_training.merge.tokens import Vocabulary, difference
+from estbench_training.merge.tokens import Tokens, difference
 from merge_world import SPECIAL, make, opened, same, weights
 from test_train_merge import chat_vector, exact, merge
 
@@ -55,14 +55,28 @@ def test_tokenizers_that_differ_are_an_error_that_names_the_first_token(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c", "e"]
 
 
+@pytest.mark.parametrize("spoil", ["vocab", "added_tokens"])
+def test_a_token_without_a_number_is_one_line(tmp_path: Path, spoil: str) -> None:
+    model = make(tmp_path / "a")
+    Tokens.of(opened(model))  # the control: it was fine before
+    row = json.loads((model / "tokenizer.json").read_text("utf-8"))
+    if spoil == "vocab":
+        row["model"]["vocab"]["w1"] = "seven"
+    else:
+        row["added_tokens"][0]["id"] = None
+    (model / "tokenizer.json").write_text(json.dumps(row), "utf-8")
+    with pytest.raises(ModelError, match="is no tokenizer"):
+        Tokens.of(opened(model))
+
+
 def test_the_template_is_no_part_of_a_vocabulary_and_merges_are(tmp_path: Path) -> None:
     one, two = make(tmp_path / "a"), make(tmp_path / "b", template=world.TEMPLATE)
-    assert difference(*(Vocabulary.of(opened(folder)) for folder in (one, two))) is None
+    assert difference(*(Tokens.of(opened(folder)) for folder in (one, two))) is None
     for folder, merges in ((one, ["a b", "b c"]), (two, [["a", "b"], ["c", "b"]])):
         row = json.loads((folder / "tokenizer.json").read_text())
         row["model"]["merges"] = merges
         (folder / "tokenizer.json").write_text(json.dumps(row))
-    found = difference(*(Vocabulary.of(opened(folder)) for folder in (one, two)))
+    found = difference(*(Tokens.of(opened(folder)) for folder in (one, two)))
     assert found == "merge 1 is 'b c' and 'c b' in a and b"
 
 

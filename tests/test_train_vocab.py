@@ -169,7 +169,14 @@ def _no_splitting() -> Tokenizer:
     return made
 
 
-@pytest.mark.parametrize("make", [_mistral, _qwen, _roberta, _holes, _no_splitting])
+def _without_unknown() -> Tokenizer:
+    """As transformers' own class loads Llama 2's: what isn't known goes by bytes, and no token is for the unknown."""
+    row = json.loads(_mistral().to_str())
+    row["model"]["unk_token"] = None
+    return Tokenizer.from_str(json.dumps(row))
+
+
+@pytest.mark.parametrize("make", [_mistral, _qwen, _roberta, _holes, _no_splitting, _without_unknown])
 def test_tokenizers_of_other_builds_keep_their_ways_too(make: Callable[[], Tokenizer]) -> None:
     before, old = make(), Vocabulary.of(make())
     assemble.check(old)
@@ -189,6 +196,15 @@ def test_tokenizers_of_other_builds_keep_their_ways_too(make: Callable[[], Token
                 ((old, before.encode("Tere </s>").ids), (new, after.encode("Tere </s>").ids))]  # fmt: skip
         assert ends[0][0] == ends[1][0] and (make is not _roberta or ends[0][1] == ends[1][1] == "<|end_of_text|>")
         assert not any(b" " in new.content[one].strip() for one in np.flatnonzero(made.origins < 0))
+
+
+def test_unigram_without_bytes_needs_a_token_for_the_unknown() -> None:
+    row = json.loads(_without_unknown().to_str())
+    row["model"]["byte_fallback"], row["decoder"] = False, None
+    old = Vocabulary.of_row(row)
+    with pytest.raises(ConfigError, match=r"needs a token for unknown characters, or bytes, .* say algorithm: bpe"):
+        learn.replace(old, texts(), 600, "unigram")
+    assert len(learn.replace(old, texts(), 600, "bpe").origins) == 600
 
 
 def test_where_bytes_are_made_in_the_normaliser_nothing_is_changed() -> None:
@@ -242,6 +258,17 @@ def test_a_size_without_room_or_texts_without_words_are_refused() -> None:
             learn.replace(old_of(name), ["", " \n"], 400, "bpe")
     with pytest.raises(ModelError, match="WordLevel"):
         assemble.check(Vocabulary.of(Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))))
+
+
+@pytest.mark.parametrize("way", ["bpe", "unigram"])
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("more", [1, 5, 40])
+def test_a_size_with_little_room_is_kept_to(name: str, way: Any, more: int) -> None:
+    """The most frequent characters come first; what they leave out goes by bytes."""
+    least = {"llama3": 260}.get(name, 259)
+    made = learn.replace(old_of(name), texts()[:60], least + more, way)
+    assert len(made.origins) == least + more
+    assert comes_back(made.tokenizer(), "Tere õhtust, 日本")
 
 
 def test_a_size_that_no_memory_holds_gives_what_the_texts_give() -> None:

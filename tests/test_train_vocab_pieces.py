@@ -224,3 +224,11 @@ def test_rows_sum_to_one_and_hold_each_old_token_once(rows: list[list[tuple[int,
         assert ids == sorted({one for one, _ in row})
         assert not row or sum(weights) == pytest.approx(1)
     assert made.empty.tolist() == [token for token, row in enumerate(rows) if not row]
+
+
+def test_of_two_tokens_with_the_same_bytes_each_is_itself() -> None:
+    """A byte-level token whose name has a space means what one with Ġ means."""
+    row = json.loads(world.llama3().to_str())
+    row["model"]["vocab"]["a b"], row["model"]["vocab"]["aĠb"] = 504, 505
+    old = Vocabulary.of_row(row)
+    assert old.content[504] == old.content[505] and pieces_of(old, old).origins.tolist() == list(range(506))

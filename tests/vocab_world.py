@@ -2,6 +2,8 @@
 
 llama2(), llama3(), unigram(), demo()     tokenizers.Tokenizer
 make_model(folder, llama3(), tied=True)   a random Llama that has one of them
+bases(folder)                             four such models, by the name of their tokenizer
+run(folder, base, mode="shrink")          the stage, in its folder
 TEXTS                                     Estonian, English and code
 ODD                                       texts that a tokenizer has to give back
 """
@@ -9,10 +11,12 @@ ODD                                       texts that a tokenizer has to give bac
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 TEXTS = (
@@ -172,3 +176,26 @@ def make_model(
     made.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     made.save_pretrained(folder)
     return folder
+
+
+def bases(folder: Path) -> dict[str, Path]:
+    """A model of each kind of tokenizer; llama3's has more rows than tokens, and demo's head is tied."""
+    return {
+        "llama2": make_model(folder / "llama2", llama2(), dtype="bfloat16"),
+        "llama3": make_model(folder / "llama3", llama3(), dtype="bfloat16", rows=512),
+        "demo": make_model(folder / "demo", demo(), tied=True),
+        "unigram": make_model(folder / "unigram", unigram(), dtype="float16"),
+    }
+
+
+DATA = {"et": {"demo": "et", "documents": 150}, "en": {"demo": "en", "documents": 100}}
+
+
+def run(folder: Path, base: Path, said: Callable[[str], object] = lambda line: None, **keys: Any) -> Path:
+    """Run the one stage of a recipe, on DATA, whatever tests it holds; its folder."""
+    import training_world
+
+    stage = {"name": "vocab", "kind": "vocab", "data": DATA, "decontaminate": "none", **keys}
+    row = {"name": "tiny", "base": str(base), "licence": "cc0-1.0", "stages": [stage]}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(row, sort_keys=False), "utf-8")
+    return training_world.train(folder / "recipe.yaml", folder / "out", said)

@@ -24,9 +24,10 @@ from estbench.runs import Run
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SOURCES: dict[str, Any] = {"et": {"demo": "et", "documents": 4000}}
+TESTS = {"tasks": "mini"}
 STAGES: list[dict[str, Any]] = [
-    {"name": "vocab", "kind": "vocab", "mode": "extend", "size": 2300, "data": SOURCES},
-    {"name": "corpus", "kind": "prepare", "sources": SOURCES, "decontaminate": {"tasks": "mini"}},
+    {"name": "vocab", "kind": "vocab", "mode": "extend", "size": 2300, "data": SOURCES, "decontaminate": TESTS},
+    {"name": "corpus", "kind": "prepare", "sources": SOURCES, "decontaminate": TESTS},
     {
         "name": "donor",
         "kind": "cpt",

@@ -20,12 +20,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 WRITTEN = ("mini_translate_en_et",)
 PAIRS = ("mini_pairs_et", "mini_pairs_en")
 SOURCES = {"et": {"demo": "et", "documents": 3000}, "en": {"demo": "en", "documents": 1000}}
+TESTS = {"tasks": "mini_checkpoint"}
 CORPUS = {
     "name": "corpus",
     "kind": "prepare",
     "sources": SOURCES,
     "duplicates": {"exact": True, "near": False},
-    "decontaminate": {"tasks": "mini_checkpoint"},
+    "decontaminate": TESTS,
 }
 MIXTURE = {"weights": {"et": 1}, "replay": {"source": "en", "share": 0.25}}
 READING = {"sequence": 128, "batch_tokens": 1024, "micro_batch": 8, "rate": 1e-3, "precision": "fp32"}
@@ -46,6 +47,7 @@ def recipe(folder: Path) -> Path:
     base = "demo-base"
     cpt = {"kind": "cpt", "data": "corpus", "mixture": MIXTURE, **READING}
     lep = {"kind": "lep", "source": base, "target": "instruct", "donor": "donor"}
+    vocab = {"kind": "vocab", "mode": "extend", "size": 2000, "data": SOURCES, "decontaminate": TESTS}
     vector = {"kind": "merge", "method": "chat_vector", "base": base, "instruct": "instruct", "into": "cpt"}
     stages: list[dict[str, Any]] = [
         CORPUS,
@@ -53,7 +55,7 @@ def recipe(folder: Path) -> Path:
         ROWS,
         {"name": "instruct", "kind": "sft", "model": base, **TUNING},
         {"name": "merged", **vector},
-        {"name": "vocab", "kind": "vocab", "model": base, "mode": "extend", "size": 2000, "data": SOURCES},
+        {"name": "vocab", "model": base, **vocab},
         {**CORPUS, "name": "corpus-new", "model": "vocab"},
         {"name": "donor", "model": "vocab", "steps": 20, "freeze": "embeddings", **cpt, "data": "corpus-new"},
         {"name": "conversion", **lep},

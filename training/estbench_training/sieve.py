@@ -57,7 +57,7 @@ class Sieve:
         """The rows that hold no part of a test. DataError: the data of a test is not here."""
         if self._settings == "none":
             if not self._said:
-                self._context.say("Tests' texts stay in the rows of files where they hold any (decontaminate: none).")
+                self._context.say("Tests' texts stay in what is read, where it holds any (decontaminate: none).")
             self._said = True
             yield from rows
             return

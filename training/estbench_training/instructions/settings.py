@@ -171,7 +171,7 @@ class SourceSettings:
             return
         if (self.form is None) == (self.translation is None):
             raise ConfigError("give form: alpaca or messages, or translation: {directions: …}.")
-        if self.licence is None or (self.language is None and self.translation is None):
+        if not self.licence or (not self.language and self.translation is None):
             raise ConfigError(
                 "language (but of parallel text) and licence have to be said: the model's card names them."
             )

@@ -10,7 +10,6 @@ alpha_pattern as peft has them. Kinds of adapters that change a weight in anothe
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from estbench import identity
-from estbench.checkpoint import read_header
+from estbench.checkpoint import read_header, read_json
 from estbench.errors import ModelError
 from estbench_training.lep.places import CONFIG
 
@@ -69,9 +68,10 @@ class Adapter:
         names = list(read_header(file))
         if strange := [name for name in names if _strange(name)]:
             raise ModelError(f"{file}: {strange[0]} is of a kind of adapter that can't be added here: merge it first.")
-        modules = [name.removeprefix(PREFIX).removesuffix(A) for name in names if name.endswith(A)]
-        if len(modules) != sum(name.endswith(B) for name in names):
-            raise ModelError(f"{file} has an A without a B: save the adapter again.")
+        modules, others = ([name.removeprefix(PREFIX).removesuffix(end) for name in names if name.endswith(end)]
+                           for end in (A, B))  # fmt: skip
+        if alone := sorted({*modules} ^ {*others}):
+            raise ModelError(f"{file} has of {alone[0]} A or B, and not both: save the adapter again.")
         whole = [name.removeprefix(PREFIX) for name in names if ".lora_" not in name]
         parts = {f"{module}.weight": _part(file, module, config) for module in modules}
         return cls(folder, parts, tuple(whole))
@@ -83,13 +83,12 @@ class Adapter:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / CONFIG} can't be read ({' '.join(str(error).split())}): copy it again.") from None
+    found = read_json(folder / CONFIG)
     if found.get("peft_type") != "LORA" or found.get("use_dora") or found.get("bias", "none") != "none":
         raise ModelError(f"{folder / CONFIG}: only plain LoRA adapters without biases can be added: merge it first.")
-    return dict(found)
+    if not isinstance(found.get("lora_alpha"), int | float):
+        raise ModelError(f"{folder / CONFIG} doesn't say lora_alpha: save the adapter again.")
+    return found
 
 
 def _strange(name: str) -> bool:

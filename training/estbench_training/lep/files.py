@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from estbench.checkpoint import CONFIGS, TEMPLATES, TOKENIZER_FILES, read_json
+from estbench.checkpoint import TEMPLATES, TOKENIZER_FILES, read_json
 from estbench_training.appearing import write_json_synced
 from estbench_training.lep.roles import Roles
-from estbench_training.vocab.resize import renumbered
+from estbench_training.vocab.files import write_configs
 
 TEMPLATE = "chat_template"
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "additional_special_tokens", "extra_special_tokens")
@@ -31,10 +31,8 @@ def write(folder: Path, roles: Roles) -> None:
             theirs = _row(target / "special_tokens_map.json") | _row(target / name)
             kept = {key: value for key, value in _row(donor / name).items() if key not in keys}
             write_json_synced(folder / name, kept | {key: theirs[key] for key in keys if key in theirs})
-    for name in CONFIGS:
-        if (target / name).exists():
-            old, new, rows = roles.target.vocabulary, roles.donor.vocabulary, roles.donor.row_count("input")
-            write_json_synced(folder / name, renumbered(read_json(target / name), old, new, rows, str(target / name)))
+    vocabularies = roles.target.vocabulary, roles.donor.vocabulary
+    write_configs(roles.target.checkpoint, *vocabularies, roles.donor.row_count("input"), folder)
 
 
 def _row(path: Path) -> dict[str, Any]:

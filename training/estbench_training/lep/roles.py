@@ -21,6 +21,7 @@ from torch import Tensor
 
 from estbench.checkpoint import Checkpoint, find
 from estbench.errors import ModelError
+from estbench_training.vocab.files import vocabulary
 from estbench_training.vocab.forms import SPECIAL, Vocabulary
 from estbench_training.vocab.resize import matrices
 from estbench_training.weights import FLOATS, Embeddings, Weights, check_finite, gather, names_of
@@ -50,7 +51,7 @@ class Model:
         weights = Weights.open(checkpoint)
         names = names_of(weights, checkpoint.config)
         tied = names.output is None or is_tied(checkpoint.config) is True
-        made = cls(role, checkpoint, weights, Vocabulary.of(folder), names, tied)
+        made = cls(role, checkpoint, weights, vocabulary(checkpoint), names, tied)
         sized = matrices(weights, checkpoint.config, made.vocabulary.size)
         if bias := [name for name in sized if name not in names.names]:
             raise ModelError(f"{folder}: {bias[0]} is a bias of its own for each token, which is not carried over.")

@@ -143,20 +143,17 @@ def solve(normal: Normal, ridge: float) -> Solution:
         raise DataError("the rows to solve for P hold numbers that are not finite")
     damping = ridge * float(whole.gram.diagonal().mean())
     lowest, highest = _spectrum(whole.gram, damping)
-    if lowest <= normal.width * EPS * highest:
-        raise DataError(
-            f"{whole.rows:,} rows do not determine P in {normal.width} dimensions with ridge: {ridge:g}; ridge: 1e-9 "
-            "leaves what they say nothing of as it is"
-        )
-    q = _solved(whole, damping)
-    held_out = normal._held.left(_solved(normal._kept, damping)) if _testable(normal, damping) else None
+    if lowest <= (least := normal.width * EPS * highest):
+        raise DataError(_open(whole, normal.width, ridge, least))
+    q, tested = _solved(whole, damping), _solved(normal._kept, damping)
+    assert q is not None  # as its condition says
     fit = Fit(
         rows=whole.rows,
         width=normal.width,
         ridge=ridge,
         condition=highest / lowest,
         residual=whole.left(q),
-        held_out=held_out,
+        held_out=normal._held.left(tested) if normal._held.rows and tested is not None else None,
         before=_ratio(whole.difference, whole.target),
         moved=float(q.norm()) / math.sqrt(normal.width),
     )
@@ -170,16 +167,26 @@ def _spectrum(gram: Tensor, damping: float) -> tuple[float, float]:
     return float(values[0]) + damping, float(values[-1]) + damping
 
 
-def _testable(normal: Normal, damping: float) -> bool:
-    """Whether rows were held out, and the others determine a P."""
-    return normal._held.rows > 0 and (damping > 0 or normal._kept.rows >= normal.width)
+def _open(sums: _Sums, width: int, ridge: float, least: float) -> str:
+    """What is wrong where the rows leave P open. least: what λ has to be above."""
+    mean = float(sums.gram.diagonal().mean())
+    if not mean:
+        return f"the {sums.rows:,} rows to solve for P are all zero"
+    enough = 10.0 ** math.ceil(math.log10(2 * least / mean))
+    return (
+        f"{sums.rows:,} rows do not determine P in {width} dimensions with ridge: {ridge:g}; "
+        f"ridge: {max(enough, 1e-9):g} leaves what they say nothing of as it is"
+    )
 
 
-def _solved(sums: _Sums, damping: float) -> Tensor:
-    """Q of (AᵀA + λ I) Q = AᵀC, by Cholesky."""
+def _solved(sums: _Sums, damping: float) -> Tensor | None:
+    """Q of (AᵀA + λ I) Q = AᵀC, by Cholesky; None where the rows leave it open."""
     matrix = sums.gram.clone()
     matrix.diagonal().add_(damping)
-    factor = torch.linalg.cholesky(matrix)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    pivots = factor.diagonal().square()
+    if int(failed) or float(pivots.min()) <= len(matrix) * EPS * float(pivots.max()):
+        return None
     return torch.cholesky_solve(sums.moment, factor)
 
 

@@ -19,7 +19,7 @@ from estbench.errors import ModelError
 from estbench_training.appearing import write_json_synced
 from estbench_training.kinds import Say
 from estbench_training.merge.alike import Model
-from estbench_training.merge.tokens import OWN, Vocabulary, difference, text_of
+from estbench_training.merge.tokens import OWN, Tokens, difference, text_of
 from estbench_training.vocab.resize import ID_KEYS
 from estbench_training.weights import TensorInfo
 
@@ -34,8 +34,8 @@ class Talk:
 
     start: Model
     talker: Model
-    own: Vocabulary
-    other: Vocabulary
+    own: Tokens
+    other: Tokens
     appended: Mapping[str, int]
 
     @property

@@ -1,6 +1,6 @@
 """Whose row of the embeddings a token is: vocabularies compared, and matched by their tokens.
 
-    one, two = Vocabulary.of(checkpoint), Vocabulary.of(other)
+    one, two = Tokens.of(checkpoint), Tokens.of(other)
     difference(one, two)        # "token 7 is '<a>' in … and '<b>' in …", or None
     rows = chat_rows(into, base, chat, (32000, 32000, 32002), "by_token", special=True)
 
@@ -28,7 +28,7 @@ OWN = ("bos_token", "eos_token", "unk_token", "pad_token")  # what a model makes
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class Tokens:
     """A tokenizer, as tokenizer.json and tokenizer_config.json have it."""
 
     name: str  # of its model
@@ -40,7 +40,7 @@ class Vocabulary:
     own: frozenset[str]  # bos, eos, unk and pad
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Vocabulary:
+    def of(cls, checkpoint: Checkpoint) -> Tokens:
         """The vocabulary of a checkpoint; ModelError where it has no tokenizer.json."""
         path = checkpoint.path / "tokenizer.json"
         if not path.exists():
@@ -54,9 +54,10 @@ class Vocabulary:
             cutting = {name: row.get(name) for name in CUTTING}
             added = {entry["content"]: entry for entry in row.get("added_tokens") or ()}
             merges = row["model"].get("merges") or ()
+            numbers = {token: int(number) for token, number in numbers.items()}
+            numbers |= {token: int(entry["id"]) for token, entry in added.items()}
         except (AttributeError, ValueError, KeyError, TypeError, OSError) as error:
             raise ModelError(f"{path} is no tokenizer ({' '.join(str(error).split())}): copy it again.") from None
-        numbers |= {token: int(entry["id"]) for token, entry in added.items()}
         merged = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in merges)
         own = _own(checkpoint, numbers)
         return cls(checkpoint.name, numbers, added, merged, scores, cutting, own)
@@ -86,7 +87,7 @@ def text_of(token: object) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def difference(one: Vocabulary, two: Vocabulary) -> str | None:
+def difference(one: Tokens, two: Tokens) -> str | None:
     """The first thing in which two tokenizers differ, in words; None where they make the same numbers."""
     if one.numbers != two.numbers:
         named = [{number: token for token, number in each.numbers.items()} for each in (one, two)]
@@ -103,7 +104,7 @@ def difference(one: Vocabulary, two: Vocabulary) -> str | None:
     return None
 
 
-def cut_otherwise(one: Vocabulary, two: Vocabulary) -> list[str]:
+def cut_otherwise(one: Tokens, two: Tokens) -> list[str]:
     """The parts of tokenizer.json by which one of two tokenizers might cut text otherwise. Libraries write them in
     more than one way, so that a difference need not mean anything."""
     return [name for name in CUTTING if one.cutting[name] != two.cutting[name]]
@@ -120,9 +121,9 @@ class TokenRows:
 
 
 def chat_rows(
-    into: Vocabulary,
-    base: Vocabulary,
-    chat: Vocabulary,
+    into: Tokens,
+    base: Tokens,
+    chat: Tokens,
     counts: tuple[int, int, int],
     embeddings: Rows,
     *,
@@ -160,7 +161,7 @@ def chat_rows(
     return TokenRows(base_rows, chat_of, chats, appended)
 
 
-def _appended(into: Vocabulary, chat: Vocabulary, embeddings: Rows) -> dict[str, int]:
+def _appended(into: Tokens, chat: Tokens, embeddings: Rows) -> dict[str, int]:
     """The chat model's added tokens that `into` lacks, in their order, with new numbers."""
     if embeddings == "add":
         return {}

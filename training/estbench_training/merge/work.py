@@ -29,7 +29,7 @@ from estbench_training.merge.alike import ROWS_CURE, Model, check, opened
 from estbench_training.merge.combine import Merger, Parties, outputs
 from estbench_training.merge.settings import SCALED, MergeSettings
 from estbench_training.merge.stream import Pool
-from estbench_training.merge.tokens import TokenRows, Vocabulary, chat_rows, cut_otherwise, difference
+from estbench_training.merge.tokens import TokenRows, Tokens, chat_rows, cut_otherwise, difference
 from estbench_training.weights import Writer, growing
 
 RECORD = "merge.json"
@@ -58,7 +58,7 @@ def merge(
         )
         moved = settings.method not in SCALED or any(settings.scale_of(name) for name in parties.start.tensors)
         _check_patterns(settings, parties)
-        vocabularies = {model: Vocabulary.of(model.checkpoint) for model in parties.all}
+        vocabularies = {model: Tokens.of(model.checkpoint) for model in parties.all}
         _say_cutting(parties, vocabularies, context.say)
         loose = settings.embeddings != "add"
         check(parties.all, parties.start.by_tokens if loose else (), _cure(settings), context.say)
@@ -89,7 +89,7 @@ def _check_patterns(settings: MergeSettings, parties: Parties) -> None:
             raise ConfigError(f"scales: {pattern!r} matches no tensor, such as {next(iter(parties.start.tensors))}.")
 
 
-def _say_cutting(parties: Parties, vocabularies: Mapping[Model, Vocabulary], say: Say) -> None:
+def _say_cutting(parties: Parties, vocabularies: Mapping[Model, Tokens], say: Say) -> None:
     own = vocabularies[parties.start]
     for model in parties.all[1:]:
         for part in cut_otherwise(own, vocabularies[model]):
@@ -125,7 +125,7 @@ def _cure(settings: MergeSettings) -> str:
 
 
 def _rows(
-    settings: MergeSettings, parties: Parties, vocabularies: Mapping[Model, Vocabulary], moved: bool
+    settings: MergeSettings, parties: Parties, vocabularies: Mapping[Model, Tokens], moved: bool
 ) -> TokenRows | None:
     """Whose the rows of the embeddings are; ModelError where vocabularies have to be the same and are not."""
     own = vocabularies[parties.start]

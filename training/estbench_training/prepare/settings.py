@@ -78,7 +78,7 @@ class SourceSettings:
 
             if self.demo not in (known := ("et", "en", *tasks.TASKS, *english.TASKS)):
                 raise ConfigError(f"demo: {self.demo!r} is none of {', '.join(known)}.{did_you_mean(self.demo, known)}")
-        if self.demo is None and (self.language is None or self.licence is None):
+        if self.demo is None and not (self.language and self.licence):
             raise ConfigError("language and licence have to be said: the model's card names them.")
         if (self.demo is None) != (self.documents is None):
             raise ConfigError("documents goes with demo: how many are made (elsewhere limit says how many are read).")
@@ -87,6 +87,11 @@ class SourceSettings:
         for name in ("limit", "documents"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} has to be 1 or more.")
+
+    @property
+    def terms(self) -> str:
+        """The licence: as it is said; the demo world is part of estbench, and has its own."""
+        return self.licence or "apache-2.0"
 
     @property
     def tongue(self) -> str:

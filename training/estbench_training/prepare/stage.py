@@ -190,7 +190,7 @@ def _facts(work: Work, name: str, pieces: Sequence[Piece], flags: Flags, commit:
     return {
         "source": name,
         "language": source.tongue,
-        "licence": source.licence or "apache-2.0",  # the demo world is part of estbench
+        "licence": source.terms,
         "url": source.url,
         "origin": _origin(work, name, commit),
         "read": read,

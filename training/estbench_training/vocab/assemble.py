@@ -81,6 +81,8 @@ def _model(old: Vocabulary, names: Sequence[str | None], model: Bpe | Unigram) -
     before = old.row["model"]
     unknown = None if old.unknown is None else old.names[old.unknown]
     if isinstance(model, Unigram):
+        if unknown is None and has_byte_tokens(old.row):  # Unigram wants one, though bytes say all that is not known
+            unknown = next((name for name in names if name in old.specials), "<0x00>")
         return {
             "type": "Unigram",
             "unk_id": None if unknown is None else names.index(unknown),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from estbench import report
+from estbench.checkpoint import TOKENIZER_FILES
 from estbench.config import option
 from estbench.errors import ConfigError, ModelError
 
@@ -33,14 +34,14 @@ class FertilitySettings:
     @property
     def names(self) -> tuple[str, ...]:
         """The tokenizers, each once."""
-        return tuple(dict.fromkeys(name for name in self.tokenizers.split(",") if name))
+        return tuple(dict.fromkeys(name for word in self.tokenizers.split(",") if (name := word.strip())))
 
     @property
     def files(self) -> Mapping[str, Path]:
         """The texts that are files, by name; ConfigError for what is no NAME=FILE."""
         found = {}
         for word in (self.texts or "").split(","):
-            name, equals, path = word.partition("=")
+            name, equals, path = word.strip().partition("=")
             if word and not (name and equals and path):
                 raise ConfigError(f"texts={word} has no name: write texts=et=FILE,en=FILE.")
             if name in found:
@@ -68,6 +69,10 @@ def run(settings: FertilitySettings) -> int:
     ]
     beside = {"beside": f">of {first}'s"} if len(measured) > 1 else {}
     print(report.listing(rows, fertility.COLUMNS | beside))
+    for name, of in measured.items():
+        for text, one in of.items():
+            if one.unsaid:
+                print(f"{name} can't say {one.unsaid:,} characters of {text}: its tokens are those of the others.")
     print(f"\n{fertility.known_table()}")
     return 0
 
@@ -87,6 +92,8 @@ def open_(name: str) -> Any:
     if name in demo.MODELS:
         return load_tokenizer(demo.model_path(name))
     if path.is_dir():
+        if not any((path / file).exists() for file in TOKENIZER_FILES):
+            raise ModelError(f"There is no tokenizer in {path}: give a folder that has a tokenizer.json.")
         return load_tokenizer(path)
     if path.is_file():
         return _of_file(path)
@@ -109,8 +116,9 @@ def _cached(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError, OSError):
+    except (HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        fetch = "MODEL" if isinstance(error, HFValidationError) else name
         raise ModelError(
             f"There is no tokenizer {name!r} here: give a folder, a tokenizer.json, or owner/name of a model that "
-            f"`estbench pull model={name}` has fetched."
+            f"`estbench pull model={fetch}` has fetched."
         ) from None

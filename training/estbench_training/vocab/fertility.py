@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from estbench import report
 from estbench.checkpoint import Checkpoint
-from estbench.errors import DataError
-from estbench_training.vocab.forms import Vocabulary, backend
+from estbench.errors import DataError, ModelError
+from estbench_training.vocab.forms import Vocabulary
 
 OURS = ("et", "en", "code")
 # Public tokenizers' tokens per word, of other texts than ours: (vocabulary, FLORES-200, code in Python). FLORES-200 is
@@ -52,6 +52,7 @@ class Fertility:
     tokens: int
     letters: int  # runs of letters
     whole: int  # of them that are one token
+    unsaid: int = 0  # characters that are no white space and in no token, or in one for the unknown
 
     @property
     def tokens_per_word(self) -> float:
@@ -85,7 +86,7 @@ def texts(more: Mapping[str, Path] | None = None) -> dict[str, str]:
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8: convert it.") from None
     except OSError as error:
@@ -96,17 +97,29 @@ def _read(path: Path) -> str:
 
 
 def measure(tokenizer: Any, of: Mapping[str, str]) -> dict[str, Fertility]:
-    """By text. tokenizer: a transformers fast tokenizer, a tokenizers.Tokenizer, a folder, a Vocabulary."""
-    vocabulary = tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.of(backend(tokenizer))
+    """By text. tokenizer: as `Vocabulary.of` takes it. ModelError where it gives no tokens for a text."""
+    vocabulary = Vocabulary.of(tokenizer)
     reader = vocabulary.reader()
-    return {name: _measured(text, reader.encode(text, add_special_tokens=False)) for name, text in of.items()}
+    made = {name: reader.encode(text, add_special_tokens=False) for name, text in of.items()}
+    if dumb := [name for name, encoding in made.items() if not encoding.ids]:
+        raise ModelError(f"The tokenizer gives no tokens for the text {dumb[0]!r}: it can say none of its characters.")
+    return {name: _measured(text, made[name], vocabulary.unknown) for name, text in of.items()}
 
 
-def _measured(text: str, encoding: Any) -> Fertility:
+def _measured(text: str, encoding: Any, unknown: int | None) -> Fertility:
     runs = [found.span() for found in LETTERS.finditer(text)]
     offsets: Sequence[tuple[int, int]] = encoding.offsets
     whole = int((_touching(offsets, runs) == 1).sum())
-    return Fertility(len(text.split()), len(text.encode()), len(encoding.ids), len(runs), whole)
+    said = [place for place, one in zip(offsets, encoding.ids, strict=True) if one != unknown]
+    return Fertility(len(text.split()), len(text.encode()), len(encoding.ids), len(runs), whole, _unsaid(text, said))
+
+
+def _unsaid(text: str, spans: Sequence[tuple[int, int]]) -> int:
+    """How many characters are in none of the spans and no white space."""
+    depth = np.zeros(len(text) + 1, np.int64)
+    for side, step in enumerate((1, -1)):
+        np.add.at(depth, [span[side] for span in spans], step)
+    return sum(not text[place].isspace() for place in np.flatnonzero(depth.cumsum()[:-1] == 0))
 
 
 def _touching(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> NDArray[np.int64]:

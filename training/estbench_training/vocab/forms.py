@@ -117,8 +117,9 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Any) -> Vocabulary:
-        """Of a tokenizer, as `backend` takes it. ModelError for models other than BPE, Unigram and WordLevel."""
-        return cls.of_row(json.loads(backend(tokenizer).to_str()))
+        """Of a tokenizer, as `backend` takes it; a Vocabulary is itself. ModelError for models other than BPE, Unigram
+        and WordLevel."""
+        return tokenizer if isinstance(tokenizer, cls) else cls.of_row(json.loads(backend(tokenizer).to_str()))
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Vocabulary:
@@ -216,11 +217,9 @@ class Vocabulary:
 
 
 def model_vocabulary(row: Mapping[str, Any]) -> dict[str, int]:
-    """Token -> id of a tokenizer.json's model."""
-    model = row["model"]
-    if model["type"] == "Unigram":
-        return {name: place for place, (name, _) in enumerate(model["vocab"])}
-    return dict(model["vocab"])
+    """Token -> id of a tokenizer.json's model, of any type."""
+    found = row["model"]["vocab"]
+    return dict(found) if isinstance(found, dict) else {name: place for place, (name, *_) in enumerate(found)}
 
 
 def around_texts(processor: Any) -> Iterator[str]:

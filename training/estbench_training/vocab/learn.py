@@ -45,8 +45,13 @@ def replace(old: Vocabulary, texts: Sequence[str], size: int, algorithm: Algorit
     alone = len(fixed) + (256 if old.form == "byte-level" else 0)
     if size <= alone:
         raise ConfigError(
-            f"size: {size:,} leaves no room to learn: 256 bytes and {len(first) + len(last):,} special tokens take "
-            f"{alone:,}."
+            f"size: {size:,} leaves no room to learn: {256 if bytes_ or old.form == 'byte-level' else 0} bytes and "
+            f"{len(first) + len(last):,} special tokens take {alone:,}."
+        )
+    if algorithm == "unigram" and old.form != "byte-level" and old.unknown is None and not bytes_:
+        raise ConfigError(
+            "algorithm: unigram needs a token for unknown characters, or bytes, and the model's tokenizer has neither: "
+            "say algorithm: bpe."
         )
     if not any(text.strip() for text in texts):
         raise DataError("There is no text to learn a vocabulary on: name sources that hold some.")
@@ -83,6 +88,8 @@ def _bpe(old: Vocabulary, texts: Sequence[str], size: int, taken: set[str], min_
     tokenizer.train_from_iterator(stream, trainer)
     row = json.loads(tokenizer.to_str())["model"]
     ordered = sorted(row["vocab"], key=row["vocab"].__getitem__)
+    if len(ordered) > size:  # of characters alone: the library takes all of the texts
+        ordered = alphabet
     return without(ordered, [(a, b) for a, b in row["merges"]], taken)
 
 
@@ -105,8 +112,13 @@ def _unigram(
     from tokenizers import models, trainers
 
     tokenizer, alphabet, stream = _learner(old, texts, models.Unigram(), size)
+    least = len(alphabet) + 3  # the library wants room for all characters, "\0", line breaks and spaces; the rest goes
     trainer = trainers.UnigramTrainer(
-        vocab_size=size + 1, initial_alphabet=alphabet, unk_token="\0", special_tokens=["\0"], show_progress=False
+        vocab_size=max(size + 1, least),
+        initial_alphabet=alphabet,
+        unk_token="\0",
+        special_tokens=["\0"],
+        show_progress=False,
     )
     tokenizer.train_from_iterator(stream, trainer)
     rows = json.loads(tokenizer.to_str())["model"]["vocab"]
@@ -142,7 +154,7 @@ def _learner(
     if old.form == "byte-level":
         return tokenizer, list(pre_tokenizers.ByteLevel.alphabet()), iter(texts)
     often = _often(texts, size)
-    alphabet = sorted({*often, *ASCII, old.space} - {" "})[: max(1, size)]
+    alphabet = list(dict.fromkeys(one for one in (old.space, *often, *ASCII) if one != " "))[:size]
     rare = {character for text in texts for character in set(text)} - set(alphabet) - {" ", "\n"}
     table = str.maketrans(dict.fromkeys(rare, "\n"))
     return tokenizer, alphabet, (text.translate(table) for text in texts)

@@ -126,7 +126,7 @@ def pieces_of(old_tokenizer: Any, new_tokenizer: Any, *, weighting: Weighting = 
     where it has none: long pieces say most. After Ruadapt (arXiv 2412.21140), whose code gives white space a tenth of
     the weight, and has exp(-k·i) by the piece's place i where we have the length.
     """
-    old, new = _vocabulary(old_tokenizer), _vocabulary(new_tokenizer)
+    old, new = Vocabulary.of(old_tokenizer), Vocabulary.of(new_tokenizer)
     lists: list[Sequence[int]] = [_same(old, new, place) for place in range(new.size)]
     open_ = [place for place in range(new.size) if not lists[place] and _has_text(new, place)]
     for place, found in zip(open_, _encoded(old, [new.content[place] for place in open_]), strict=True):
@@ -139,16 +139,12 @@ def pieces_of(old_tokenizer: Any, new_tokenizer: Any, *, weighting: Weighting = 
 
 def overlap(old_tokenizer: Any, new_tokenizer: Any) -> tuple[Ids, Ids]:
     """(old ids, new ids) of the tokens that are in both: the same bytes and kind, or special and the same string."""
-    old, new = _vocabulary(old_tokenizer), _vocabulary(new_tokenizer)
+    old, new = Vocabulary.of(old_tokenizer), Vocabulary.of(new_tokenizer)
     both = sorted((new_id, old.ids[key]) for key, new_id in new.ids.items() if key in old.ids)
     found: dict[int, int] = {}
     for new_id, old_id in both:
         found.setdefault(new_id, old_id)
     return np.array(list(found.values()), np.int64), np.array(list(found), np.int64)
-
-
-def _vocabulary(tokenizer: Any) -> Vocabulary:
-    return tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.of(tokenizer)
 
 
 def _has_text(vocabulary: Vocabulary, place: int) -> bool:
@@ -161,6 +157,12 @@ def _same(old: Vocabulary, new: Vocabulary, place: int) -> list[int]:
     kind, content = int(new.kinds[place]), new.content[place]
     if kind == HOLE:
         return []
+    if place < old.size and (old.names[place], old.kinds[place], old.content[place]) == (
+        new.names[place],
+        kind,
+        content,
+    ):
+        return [place]  # two tokens may have the same bytes
     if kind == SPECIAL:
         kinds: tuple[int, ...] = (SPECIAL, ORDINARY) if new.names[place] in new.texts else (SPECIAL,)
     else:

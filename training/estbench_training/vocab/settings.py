@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from estbench.errors import ConfigError
 from estbench_training.kinds import StageSettings
-from estbench_training.prepare.settings import NAME, SourceSettings
+from estbench_training.prepare.settings import NAME, DecontaminateSettings, SourceSettings
+from estbench_training.sieve import Choice, tests_of
+
+if TYPE_CHECKING:
+    from estbench_training.recipe import Recipe
 
 Mode = Literal["extend", "replace", "shrink", "optimise"]
 Algorithm = Literal["bpe", "unigram"]
@@ -41,6 +45,7 @@ class VocabSettings(StageSettings):
     init: Init = "mean"
     pad_to: int = 1
     report: Mapping[str, str] = field(default_factory=dict)
+    decontaminate: Choice = field(default_factory=DecontaminateSettings)  # of the texts, those of all sources
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -77,6 +82,9 @@ class VocabSettings(StageSettings):
     def files(self) -> tuple[str, ...]:
         paths = [source.path for source in self.data.values() if source.path is not None]
         return (*paths, *self.report.values())
+
+    def outside(self, recipe: Recipe) -> Mapping[str, str]:
+        return tests_of(self.decontaminate, recipe)
 
     def vocabulary(self) -> int | None:
         """As asked for, with the rows of `pad_to`; the texts may give fewer."""

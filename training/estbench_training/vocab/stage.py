@@ -1,13 +1,13 @@
 """The stage: learn the vocabulary, find where its rows come from, write the model, measure what it saves.
 
 model/         the model with its new tokenizer
-report.json    fertility before and after, speed-up, where the rows come from, what was read
+report.json    fertility before and after, speed-up, where the rows come from, what was read and kept out
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ def run(settings: VocabSettings, context: Context) -> None:
     base = find(str(context.start), fetch=False)
     old = files.vocabulary(base)
     assemble.check(old)
+    files.check_configs(base, old)
     with Weights.open(base) as weights:
         rows = next(iter(resize.matrices(weights, base.config, old.size).values())).rows
     measured = fertility.texts({name: context.path(path) for name, path in settings.report.items()})
@@ -98,10 +99,10 @@ def _facts(work: Work) -> card.CardFacts:
         kind="chat" if work.base.has_chat_template else "base",
         stage="vocab",
         data=tuple(
-            cards.Source(name, source.licence or "apache-2.0", share=round(_share(work, name), 6))
-            for name, source in named.items()
+            cards.Source(name, source.terms, share=round(_share(work, name), 6)) for name, source in named.items()
         ),
         urls={name: source.url for name, source in named.items() if source.url},
+        decontaminated=work.corpus.sieve.result,
     )
 
 
@@ -114,6 +115,7 @@ def _report(work: Work, new: Vocabulary, made: resize.Resized, measured: Mapping
     before, after = fertility.measure(old, measured), fertility.measure(new, measured)
     costs = fertility.Cost.of(work.base), fertility.Cost.of(work.base, made.rows)
     origins = made.origins[: new.size]
+    sieve = work.corpus.sieve
     unseen = set(made.pieces.empty.tolist()) & set(np.flatnonzero(origins < 0).tolist())
     return {
         "mode": settings.mode,
@@ -141,6 +143,7 @@ def _report(work: Work, new: Vocabulary, made: resize.Resized, measured: Mapping
             name: {"characters": work.corpus.characters[name], "commit": work.corpus.commits[name]}
             for name in settings.data
         },
+        "decontaminated": None if sieve.result is None else asdict(sieve.result) | sieve.row(),
     }
 
 
