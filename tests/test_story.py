@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -199,6 +201,19 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     path.write_text("{", "utf-8")
     with pytest.raises(ConfigError, match="can't be read"):
         stored.read(path)
+    with pytest.raises(ConfigError, match="is not there: `make story` makes it"):
+        stored.read(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [(["--help"], 0, "repeats=2"), (["pag=true"], 2, "page"), (["page=true", "docs=none"], 2, "`make story` makes it")],
+)
+def test_the_story_is_asked_for_as_a_command_is(tmp_path: Path, words: list[str], code: int, said: str) -> None:
+    command = [sys.executable, "-m", "estbench_training.story", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code and said in done.stdout + done.stderr and "Traceback" not in done.stderr
+    assert not any(tmp_path.rglob("*.md"))
 
 
 @pytest.mark.usefixtures("undrawn")

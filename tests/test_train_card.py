@@ -94,6 +94,11 @@ def test_a_start_whose_card_is_of_other_weights_keeps_its_own_fingerprint(
     assert found is not None and found["lineage"][1]["fingerprint"] == fingerprint(made)
 
 
+def test_languages_that_nobody_said_are_not_made_up(made: Path, tiny_model: Path, tmp_path: Path, home: Path) -> None:
+    card.write(context(tmp_path, tiny_model), made, FACTS)
+    assert "language" not in front(made)
+
+
 def test_a_checkpoint_on_the_way_is_named_by_its_step(made: Path, tiny_model: Path, tmp_path: Path, home: Path) -> None:
     card.write(context(tmp_path, tiny_model), made, CardFacts("base", "cpt", final=False, step=500, steps_planned=9000))
     found = cards.read_training_card(made)
@@ -103,7 +108,8 @@ def test_a_checkpoint_on_the_way_is_named_by_its_step(made: Path, tiny_model: Pa
 
 
 def test_the_readme_has_what_the_hub_reads(made: Path, tiny_model: Path, tmp_path: Path, home: Path) -> None:
-    card.write(context(tmp_path, tiny_model, title="Eesti keel | <b>juurde</b>"), made, FACTS)
+    said = {"title": "Eesti keel | <b>juurde</b>", "languages": ("et", "en")}
+    card.write(context(tmp_path, tiny_model, **said), made, FACTS)
     found = front(made)
     assert (found["license"], found["language"], found["datasets"]) == (
         "apache-2.0",

@@ -128,9 +128,50 @@ def test_the_licence_of_the_recipe_counts_before_all_others(tmp_path: Path, trio
 
 def test_the_card_of_a_merge_says_how_it_was_made_and_of_which_models(tmp_path: Path, trio: Trio) -> None:
     made = chat_vector(tmp_path / "merge-et", trio, "scales.*.mlp.*=0.5", scale=0.8, embeddings="skip")
-    assert "| how | chat_vector, scale 0.8, scales {'\\*.mlp.\\*': 0.5}, embeddings skip |" in text(made)
+    assert "| how | chat_vector, scale 0.8, scales \\*.mlp.\\*: 0.5, embeddings skip |" in text(made)
     assert front(made)["base_model"] == ["et", "base", "chat"] and front(made)["base_model_relation"] == "merge"
     assert "decontaminated" not in text(made) and "Data of this stage" not in text(made)  # nothing was trained
     again = merge(tmp_path / "s", method="slerp", parts=f"{made},{trio[2]}", t=0)
     assert front(again)["base_model"] == ["merge-et", "et"]  # also where it is called as stages of a recipe are
-    assert "| how | slerp, t 0.0 |" in text(again)
+    assert "| how | slerp, t 0 |" in text(again)
+
+
+def test_the_card_writes_numbers_as_people_do(tmp_path: Path, trio: Trio) -> None:
+    more = {"base": trio[0], "parts": f"{trio[1]},{trio[2]}", "weights": "1,3", "drop": 0.25}
+    made = merge(tmp_path / "m", "scales.*.mlp.*=0.6", "scales.*.layers.0.*=0", method="dare", **more)
+    said = "dare, scale 1, scales \\*.mlp.\\*: 0.6, \\*.layers.0.\\*: 0, weights 1, 3, drop 0.25"
+    assert f"| how | {said} |" in text(made)
+
+
+# --- languages --------------------------------------------------------------------------------------------------------
+
+
+def test_the_languages_of_a_merge_are_those_that_its_models_say(tmp_path: Path, trio: Trio) -> None:
+    for folder in trio:
+        says(folder, "language: [et]")
+    assert front(chat_vector(tmp_path / "same", trio))["language"] == ["et"]
+    says(trio[1], "language: [en, et]")
+    says(trio[2], "language: fi")
+    assert front(chat_vector(tmp_path / "others", trio))["language"] == ["fi", "et", "en"]  # into, base, instruct
+
+
+def test_languages_that_no_model_says_are_not_made_up(tmp_path: Path, trio: Trio) -> None:
+    says(trio[0], "license: mit")
+    says(trio[1], "license: [")
+    assert "language" not in front(chat_vector(tmp_path / "m", trio))
+
+
+@pytest.mark.parametrize(("said", "expected"), [(["et", "en"], ["et", "en"]), (["lv"], ["lv"]), (None, ["fi"])])
+def test_the_languages_of_the_recipe_count_before_those_of_the_models(
+    tmp_path: Path, trio: Trio, said: list[str] | None, expected: list[str]
+) -> None:
+    """Also where it says what is the default of other stages."""
+    from estbench_training import recipe, stages
+
+    for folder in trio:
+        says(folder, "language: fi")
+    average = {"name": "mean", "kind": "merge", "method": "average", "parts": [str(trio[0]), str(trio[2])]}
+    head = {"name": "tiny", **({"languages": said} if said else {}), "stages": [average]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(head), "utf-8")
+    done = stages.run(recipe.load(tmp_path / "recipe.yaml"), tmp_path / "out", lambda line: None)[0]
+    assert front(done.folder / "model")["language"] == expected

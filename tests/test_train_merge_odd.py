@@ -317,12 +317,36 @@ def test_the_same_models_by_other_names_are_the_same_merge(
 
 def test_a_merge_that_was_damaged_since_is_not_called_done(tmp_path: Path, trio: Trio) -> None:
     made = chat_vector(tmp_path / "m", trio)
+    chat_vector(made, trio)  # the control: it is done
+    whole = (made / "model.safetensors").read_bytes()
+    (made / "model.safetensors").write_bytes(whole[:-4] + b"xyzw")
+    with pytest.raises(ModelError, match="was this merge, and is damaged or changed: remove it to merge again"):
+        chat_vector(made, trio)
     os.truncate(made / "model.safetensors", 5000)
-    with pytest.raises(ModelError, match=r"was this merge, and is damaged: remove it to merge again\. .*is truncated"):
+    with pytest.raises(ModelError, match=r"is damaged or changed \(.*is truncated\): remove it"):
         chat_vector(made, trio)
     (made / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"is damaged.*lacks model\.safetensors"):
+    with pytest.raises(ModelError, match=r"is damaged or changed \(.*lacks model\.safetensors\): remove it"):
         chat_vector(made, trio)
+
+
+def test_an_input_is_not_called_a_thing_to_remove(tmp_path: Path, trio: Trio) -> None:
+    before = {path.name: path.read_bytes() for path in trio[2].iterdir()}
+    with pytest.raises(ConfigError, match="is one of the models that are merged: give another output=") as caught:
+        chat_vector(trio[2], trio)
+    assert "remove" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in trio[2].iterdir()} == before
+
+
+def test_a_seed_that_draws_nothing_makes_no_other_merge(
+    tmp_path: Path, trio: Trio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = chat_vector(tmp_path / "m", trio, seed=7)
+    chat_vector(made, trio, seed=8)
+    assert "done before" in capsys.readouterr().err
+    merge(tmp_path / "d", method="dare", base=trio[0], parts=trio[1], drop=0.5, seed=7)
+    with pytest.raises(ConfigError, match="is not this merge"):
+        merge(tmp_path / "d", method="dare", base=trio[0], parts=trio[1], drop=0.5, seed=8)
 
 
 def test_a_folder_that_another_process_writes_is_left_to_it(tmp_path: Path, trio: Trio) -> None:

@@ -122,8 +122,27 @@ def test_only_the_best_stays_if_that_is_asked_for(
     assert capsys.readouterr().err.count("removed (keep=best)") == 2
     run(tmp_path, "keep=best")  # what was measured and removed is not made again
     assert len(measured.asked) == 3
-    run(tmp_path, "keep=best", scales="1")  # unless it is the best of those that are asked for
-    assert len(measured.asked) == 3 and (tmp_path / "s" / "scale-1" / "config.json").exists()
+    shutil.rmtree(tmp_path / "s" / "scale-0.5")
+    run(tmp_path, "keep=best", scales="1")  # but for the best
+    assert len(measured.asked) == 3 and [path.name for path in (tmp_path / "s").glob("scale-*")] == ["scale-0.5"]
+
+
+def test_the_best_is_that_of_all_scales_of_the_folder_and_not_only_of_the_last_ones(
+    tmp_path: Path, measured: Measured, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, scales="0.25,0.5")
+    capsys.readouterr()
+    run(tmp_path, "keep=best", scales="1")  # worse than 0.5
+    said = json.loads(capsys.readouterr().out)
+    assert said["best"] == str(tmp_path / "s" / "scale-0.5") and [row["scale"] for row in said["rows"]] == [
+        0.25,
+        0.5,
+        1,
+    ]
+    table = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert table["best"] == 0.5 and table["rows"] == said["rows"]
+    assert "λ 0.25: mini_pairs_et 60.0" in (tmp_path / "s" / "sweep.svg").read_text()
+    assert [path.name for path in (tmp_path / "s").glob("scale-*")] == ["scale-0.5"]
 
 
 def test_a_sweep_that_was_refused_leaves_its_folder_to_the_right_words(tmp_path: Path, measured: Measured) -> None:
@@ -140,6 +159,7 @@ def test_a_table_on_a_terminal_has_intervals(
     monkeypatch.setattr(sweep, "wants_table", lambda output: True)
     run(tmp_path)
     text = capsys.readouterr().out
+    assert "mean, corrected" in text and "Of 9 documents a task at most (limit=)" in text
     assert "80.0 (75.0 … 85.0)" in text and "Best by the mean of scores corrected for chance: λ = 0.5" in text
     assert re.search(r"0\.5  50\.0 \(\d\d\.\d … \d\d\.\d\)", text)  # the mean
 

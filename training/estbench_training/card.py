@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 NO_LICENCE = (UNKNOWN, "other")  # two that are called so may differ
-UNTRAINED = ("merge", "lep")  # stages that see no data
+MADE_OF_MODELS = ("merge", "lep")  # stages that see no data, and that several models go into
 OUTSIDE = "base"  # the stage of a model of which nobody says how it was made
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "accelerate", "peft", "trl", "liger_kernel")
 ON_THE_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -220,7 +220,7 @@ def readme(context: Context, made: TrainingCard, facts: CardFacts, given: Licenc
     head = context.recipe.head
     front: dict[str, Any] = {
         **given.front,
-        "language": list(head.languages),
+        "language": list(_languages(context, made, facts.parents)),
         **_made_from(context, made),
         "datasets": sorted({source.name for source in made.data if ON_THE_HUB.fullmatch(source.name)}),
         "library_name": "transformers",
@@ -236,19 +236,29 @@ def readme(context: Context, made: TrainingCard, facts: CardFacts, given: Licenc
         "## Lineage\n\n" + _table(("stage", "model", "tokens", "fingerprint"), map(_of_stage, made.lineage)),
         *(["## Other models in it\n\n" + _table(*_of_parents(made.parents))] if made.parents else []),
         *([f"## Licence\n\n{given.said}\n\n" + _table(("model", "licence"), given.rows)] if given.rows else []),
-        *(["## Data of this stage\n\n" + _data(made, facts.urls)] if made.stage not in UNTRAINED else []),
+        *(["## Data of this stage\n\n" + _data(made, facts.urls)] if made.stage not in MADE_OF_MODELS else []),
         f"## How to evaluate\n\nIn this folder:\n\n    estbench eval model=. name={made.name} tasks={suite}",
         "Versions: " + ", ".join(f"{library} {number}" for library, number in made.versions.items()) + ".",
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def _languages(context: Context, made: TrainingCard, parents: Sequence[Path]) -> Sequence[str]:
+    """Those of the recipe; of a model made of others, where no recipe says them, those of their own README.md."""
+    languages = context.recipe.head.languages
+    if languages or made.stage not in MADE_OF_MODELS:
+        return languages
+    folders = [*([context.model] if context.model else []), *parents]
+    rows = [cards.read_model_card(folder) or {} for folder in folders]  # what can't be read `licence` has named
+    return list(dict.fromkeys(language for row in rows for language in row.get("languages", ())))
+
+
 def _made_from(context: Context, made: TrainingCard) -> dict[str, Any]:
-    """The nearest ancestor that another recipe made, as the Hub asks for it; of a merge all the models in it."""
+    """The nearest ancestor that another recipe made, as the Hub asks for it; of merge and lep all the models in it."""
     recipe = context.recipe.head.name
     own = (f"{recipe}-",) if context.model_name == f"{recipe}-{context.stage.name}" else ()  # a command has no recipe
     outside = [stage.name for stage in made.lineage[:-1] if not stage.name.startswith(own)][-1:]
-    if made.stage != "merge":
+    if made.stage not in MADE_OF_MODELS:
         return {"base_model": outside[0]} if outside else {}
     outside += [stage.name for stage in made.parents if not stage.name.startswith(own)]
     return {"base_model": list(dict.fromkeys(outside)), "base_model_relation": "merge"} if outside else {}

@@ -33,7 +33,7 @@ class Head:
     revision: str | None = None  # of a base on the Hub
     title: str = ""
     licence: str | None = None  # of the models that it makes
-    languages: tuple[str, ...] = ("et", "en")
+    languages: tuple[str, ...] = ()
     seed: int = 42
     machine: str = "h200"  # whose hours the plan shows
 

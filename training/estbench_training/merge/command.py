@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from estbench import identity, report
+from estbench import cards, identity, report
 from estbench.checkpoint import Checkpoint, find
 from estbench.config import ENGINES, option
 from estbench.errors import ConfigError, ModelError
@@ -125,8 +125,10 @@ def run(settings: MergeCommandSettings) -> int:
 
         return sweep(settings, own)
     made = make(own, settings.place, settings.seed, settings.threads)
-    row = {"model": str(settings.place), "method": own.method, "made": made}
-    print(str(settings.place) if sys.stdout.isatty() else report.as_json(row))
+    if sys.stdout.isatty():
+        print(f"{settings.place}: {own.how}\nEvaluate it: estbench eval model={settings.place}")
+    else:
+        print(report.as_json({"model": str(settings.place), "method": own.method, "made": made}))
     return 0
 
 
@@ -141,8 +143,10 @@ def make(
 
     models = known or find_models(own)
     if os.path.lexists(place):
+        if place.resolve() in [model.path.resolve() for model in models.values()]:
+            raise ConfigError(f"{place} is one of the models that are merged: give another output=.")
         if not is_made(own, place, seed, models):
-            raise ConfigError(f"{place} is there already, and is not this merge: give another output=, or remove it.")
+            raise ConfigError(f"{place} is there already, and is not this merge: give another output=.")
         _check_whole(place)
         report.say(f"{place}: done before.")
         return False
@@ -153,10 +157,15 @@ def make(
 
 
 def _check_whole(place: Path) -> None:
+    """ModelError where a merge is not what it was when it was written, as its card has it."""
     try:
-        find(str(place))
+        now = identity.digest(find(str(place)).fingerprint())
+        why = ""
     except ModelError as error:
-        raise ModelError(f"{place} was this merge, and is damaged: remove it to merge again. {error}") from None
+        now, why = None, f" ({str(error).partition(':')[0]})"
+    lineage = (cards.read_training_card(place) or {}).get("lineage") or [{}]
+    if now is None or now != lineage[-1].get("fingerprint"):
+        raise ModelError(f"{place} was this merge, and is damaged or changed{why}: remove it to merge again.")
 
 
 def find_models(own: MergeSettings) -> dict[str, Checkpoint]:
@@ -167,7 +176,8 @@ def find_models(own: MergeSettings) -> dict[str, Checkpoint]:
 def settings_row(own: MergeSettings, seed: int) -> dict[str, Any]:
     """What of a merge changes the weights, beside the models."""
     row = json.loads(json.dumps(dataclasses.asdict(own)))
-    return {"version": VERSION, "seed": seed, "settings": row, "patterns": list(own.scales)}
+    drawn = seed if own.method == "dare" else None
+    return {"version": VERSION, "seed": drawn, "settings": row, "patterns": list(own.scales)}
 
 
 def is_made(own: MergeSettings, place: Path, seed: int, models: Mapping[str, Checkpoint]) -> bool:

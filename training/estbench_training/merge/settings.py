@@ -27,6 +27,11 @@ BASED = ("task", "ties", "dare", "stock")  # methods that look at what models ha
 LARGEST = 1000  # scale, weight; far beyond all that makes a model
 HOW = ("scales", "weights", "density", "drop", "t", "embeddings", "special_tokens", "dtype")  # what a card says
 SCALED = ("chat_vector", "task", "ties", "dare")
+OWN = {  # keys of one method, which needs it, and what to say
+    "density": ("ties", "the share of what was learnt that is kept: 0.2 in the paper"),
+    "drop": ("dare", "the share of what was learnt that is left out: 0.9 for one"),
+    "t": ("slerp", "how far it goes from the first model to the second: 0.5 is halfway"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,18 @@ class MergeSettings(StageSettings):
             raise ConfigError("base, instruct, into, parts: a name is empty; look for a comma too many.")
         (self._check_chat_vector if self.method == "chat_vector" else self._check_parts)()
         self._check_numbers()
-        for name, method in (("density", "ties"), ("drop", "dare"), ("t", "slerp")):
+        for name, (method, what) in OWN.items():
             value = getattr(self, name)
             if (value is None) == (self.method == method):
                 raise ConfigError(
-                    f"{name}: {method} needs it." if value is None else f"{name}: is for {method}, not {self.method}."
+                    f"{name}: {method} needs it, {what}."
+                    if value is None
+                    else f"{name}: is for {method}, not {self.method}: leave it out."
                 )
         if self.embeddings == "by_token" and self.method != "chat_vector":
             raise ConfigError(f"embeddings: by_token is for chat_vector; {self.method} takes add or skip.")
         if self.embeddings == "skip" and self.method not in SCALED:
-            raise ConfigError(f"embeddings: skip leaves those of into:; {self.method} has none.")
+            raise ConfigError(f"embeddings: skip leaves those of into:; {self.method} has none: leave it out.")
 
     def _check_chat_vector(self) -> None:
         if not self.base or not self.instruct:
@@ -82,14 +89,14 @@ class MergeSettings(StageSettings):
             raise ConfigError(
                 f"base: {self.method} needs it, the model that the others were trained from."
                 if self.method in BASED
-                else f"base: {self.method} takes none, it merges parts: alone."
+                else f"base: {self.method} takes none, it merges parts: alone; leave it out."
             )
         if self.into and self.method not in SCALED:
-            raise ConfigError(f"into: {self.method} makes a model of its own; it takes none.")
+            raise ConfigError(f"into: {self.method} makes a model of its own: leave it out.")
         if self.weights and len(self.weights) != len(self.parts):
             raise ConfigError(f"weights: {len(self.weights)} of them for {len(self.parts)} models in parts.")
         if self.weights and self.method in ("slerp", "stock"):
-            raise ConfigError(f"weights: {self.method} has none; t: says how far slerp goes.")
+            raise ConfigError(f"weights: {self.method} has none: leave it out; t: says how far slerp goes.")
 
     def _check_numbers(self) -> None:
         numbers = {"scale": self.scale, "shard_gb": self.shard_gb}
@@ -105,9 +112,9 @@ class MergeSettings(StageSettings):
             if self.method == "slerp" and name.startswith(("t", "scales")) and not 0 <= value <= 1:
                 raise ConfigError(f"{name}: {value:g} has to be from 0, the first model, to 1, the second.")
         if self.scale != 1 and self.method not in SCALED:
-            raise ConfigError(f"scale: {self.method} has none.")
+            raise ConfigError(f"scale: {self.method} has none: leave it out.")
         if self.scales and self.method not in (*SCALED, "slerp"):
-            raise ConfigError(f"scales: {self.method} has none.")
+            raise ConfigError(f"scales: {self.method} has none: leave it out.")
         if self.weights and self.method in ("average", "ties") and (sum(self.weights) <= 0 or min(self.weights) < 0):
             raise ConfigError("weights: have to be 0 or more, one of them above 0.")
         if self.density is not None and not 0 < self.density <= 1:
@@ -150,9 +157,18 @@ class MergeSettings(StageSettings):
         usual = {one.name: one.default for one in fields(self)}
         values = {name: getattr(self, name) for name in HOW}
         said = {name: value for name, value in values.items() if value not in (None, (), {}, usual[name])}
-        scale = {"scale": f"{self.scale:g}"} if self.method in SCALED else {}
-        return ", ".join([self.method, *(f"{name} {value}" for name, value in (scale | said).items())])
+        scale = {"scale": self.scale} if self.method in SCALED else {}
+        return ", ".join([self.method, *(f"{name} {_shown(value)}" for name, value in (scale | said).items())])
 
     def with_scale(self, scale: float) -> MergeSettings:
         """The same with another λ."""
         return replace(self, scale=scale)
+
+
+def _shown(value: str | float | tuple[float, ...] | Mapping[str, float]) -> str:
+    """A value as people write it: 1, 3; *.mlp.*: 0.6."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return ", ".join(f"{pattern}: {number:.12g}" for pattern, number in value.items())
+    return ", ".join(f"{number:.12g}" for number in (value if isinstance(value, tuple) else (value,)))

@@ -32,7 +32,7 @@ LARGEST = {"proportion": 1.0, "points": 100.0}  # of a score, by its unit
 
 
 def run(settings: MergeCommandSettings, own: MergeSettings) -> int:
-    """Merge and evaluate what is not done yet, then say what is best."""
+    """Merge and evaluate what is not done yet, then say what is best of all that the folder has."""
     if own.method not in SCALED:
         raise ConfigError(f"sweep=: {own.method} has no scale; {', '.join(SCALED)} have.")
     scales = settings.sweeps
@@ -45,16 +45,15 @@ def run(settings: MergeCommandSettings, own: MergeSettings) -> int:
             make(own.with_scale(scale), _folder(place, scale), settings.seed, settings.threads, models)
             rows[scale] = _evaluated(settings, scale)
             write_json(place / TABLE, {**head, "rows": [rows[at] for at in sorted(rows)]})
-    found = _told_apart([rows[scale] for scale in scales])
+    found = _told_apart([rows[scale] for scale in sorted(rows)])
     best = max(found, key=lambda row: (row["mean"], -row["scale"]))
     if not _folder(place, best["scale"]).exists():  # an earlier keep=best removed it
         make(own.with_scale(best["scale"]), _folder(place, best["scale"]), settings.seed, settings.threads, models)
-    rows |= {row["scale"]: row for row in found}
-    write_json(place / TABLE, {**head, "rows": [rows[at] for at in sorted(rows)], "best": best["scale"]})
+    write_json(place / TABLE, {**head, "rows": found, "best": best["scale"]})
     report.write(place / CURVE, draw(found, place.resolve().name))
     if settings.keep == "best":
         _remove([row["scale"] for row in found if row is not best], place)
-    _show(found, best, place)
+    _show(found, best, settings)
     return 0
 
 
@@ -89,7 +88,7 @@ def _left(place: Path, head: Mapping[str, Any]) -> dict[float, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
-        raise ConfigError(f"{place} is there already, and is not this sweep: give another output=, or remove it.")
+        raise ConfigError(f"{place} is there already, and is not this sweep: give another output=.")
     return {float(one["scale"]): one for one in row["rows"]}
 
 
@@ -176,7 +175,8 @@ def _remove(scales: Sequence[float], place: Path) -> None:
             report.say(f"{_folder(place, scale)}: removed (keep=best).")
 
 
-def _show(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any], place: Path) -> None:
+def _show(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any], settings: MergeCommandSettings) -> None:
+    place = settings.place
     if not wants_table(None):
         print(report.as_json({"best": str(_folder(place, best["scale"])), "rows": rows}))
         return
@@ -186,7 +186,9 @@ def _show(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any], place: Pat
         | {score["task"]: _with_interval(score) for score in row["scores"]}
         for row in rows
     ]
-    print(report.listing(shown, {"scale": ">λ", "mean": ">mean", **tasks}))
+    print(report.listing(shown, {"scale": ">λ", "mean": ">mean, corrected", **tasks}))
+    if settings.limit:
+        print(f"Of {settings.limit:,} documents a task at most (limit=): these are no scores to publish.")
     print(f"\nBest by the mean of scores corrected for chance: λ = {best['scale']:g}, {_folder(place, best['scale'])}")
     if near := [f"{row['scale']:g}" for row in rows if row is not best and row["near"]]:
         print(f"On these documents it can't be told from λ = {', '.join(near)}.")

@@ -119,6 +119,8 @@ def read(path: Path) -> Results:
     """Read them; ConfigError for a file that holds something else."""
     try:
         row = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is not there: `make story` makes it.") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} can't be read: {error}.") from None
     return parse(Results, row, str(path))

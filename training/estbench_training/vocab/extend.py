@@ -39,13 +39,8 @@ def extend(
     letters: new tokens are of letters alone, with or without a space in front. min_characters: and at least so long.
     Others are taken as parts of those only. ConfigError: the old vocabulary is no BPE, or is as large already.
     """
-    if old.algorithm != "BPE":
-        raise ConfigError(
-            f"mode: extend continues BPE's merges, and the model's tokenizer is {old.algorithm}: say mode: replace."
-        )
+    check(old, size)
     wanted = size - old.size
-    if wanted < 1:
-        raise ConfigError(f"size: {size:,} is not more than the {old.size:,} tokens of the old vocabulary.")
     plain = not letters and min_characters <= 1
     merges = learnt(old, texts, wanted if plain else MORE * wanted, min_count)
 
@@ -56,6 +51,19 @@ def extend(
         return len(text.strip()) >= min_characters and (not letters or LETTERS.fullmatch(text) is not None)
 
     return _joined(old, merges, wanted, good)
+
+
+def check(old: Vocabulary, size: int) -> None:
+    """ConfigError, as of `extend`; no text is needed for it."""
+    if old.algorithm != "BPE":
+        raise ConfigError(
+            f"mode: extend continues BPE's merges, and the model's tokenizer is {old.algorithm}: say mode: replace."
+        )
+    if size <= old.size:
+        raise ConfigError(
+            f"size: {size:,} is not more than the {old.size:,} tokens of the old vocabulary: say how many there are "
+            "in all, old and new."
+        )
 
 
 def words(old: Vocabulary, texts: Iterable[str]) -> Counter[str]:

@@ -39,20 +39,9 @@ def replace(old: Vocabulary, texts: Sequence[str], size: int, algorithm: Algorit
 
     ConfigError if the bytes and special tokens alone take more; DataError if there is no text.
     """
+    check(old, size, algorithm)
     first, last = _around(old)
-    bytes_ = BYTES if old.form == "spaced" and forms.has_byte_tokens(old.row) else []
-    fixed = [*first, *(name for name in bytes_ if name not in first), *last]
-    alone = len(fixed) + (256 if old.form == "byte-level" else 0)
-    if size <= alone:
-        raise ConfigError(
-            f"size: {size:,} leaves no room to learn: {256 if bytes_ or old.form == 'byte-level' else 0} bytes and "
-            f"{len(first) + len(last):,} special tokens take {alone:,}."
-        )
-    if algorithm == "unigram" and old.form != "byte-level" and old.unknown is None and not bytes_:
-        raise ConfigError(
-            "algorithm: unigram needs a token for unknown characters, or bytes, and the model's tokenizer has neither: "
-            "say algorithm: bpe."
-        )
+    fixed = [*first, *(name for name in _bytes(old) if name not in first), *last]
     if not any(text.strip() for text in texts):
         raise DataError("There is no text to learn a vocabulary on: name sources that hold some.")
     learn = _bpe if algorithm == "bpe" else _unigram
@@ -60,6 +49,28 @@ def replace(old: Vocabulary, texts: Sequence[str], size: int, algorithm: Algorit
         learnt, model = learn(old, texts, size - len(fixed), set(fixed), min_count)
     names = [*fixed[: len(fixed) - len(last)], *learnt, *last]
     return assemble(old, names, [-1] * len(names), model)
+
+
+def check(old: Vocabulary, size: int, algorithm: Algorithm) -> None:
+    """ConfigError where, whatever the texts are, nothing can be learnt; as of `replace`."""
+    first, last = _around(old)
+    bytes_ = _bytes(old)
+    alone = len([*first, *last]) + (256 if old.form == "byte-level" else len(set(bytes_) - set(first)))
+    if size <= alone:
+        raise ConfigError(
+            f"size: {size:,} leaves no room to learn: {256 if bytes_ or old.form == 'byte-level' else 0} bytes and "
+            f"{len(first) + len(last):,} special tokens take {alone:,}; give a larger one."
+        )
+    if algorithm == "unigram" and old.form != "byte-level" and old.unknown is None and not bytes_:
+        raise ConfigError(
+            "algorithm: unigram needs a token for unknown characters, or bytes, and the model's tokenizer has neither: "
+            "say algorithm: bpe."
+        )
+
+
+def _bytes(old: Vocabulary) -> list[str]:
+    """The tokens for bytes that a SentencePiece-like vocabulary keeps."""
+    return BYTES if old.form == "spaced" and forms.has_byte_tokens(old.row) else []
 
 
 def _around(old: Vocabulary) -> tuple[list[str], list[str]]:

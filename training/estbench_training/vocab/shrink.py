@@ -42,8 +42,7 @@ def shrink(old: Vocabulary, texts: Sequence[str], size: int | None = None) -> Ad
     if not counts.any():
         raise DataError("There is no text to see which tokens are used: name sources that hold some.")
     kept = _fixed(old)
-    if size is not None and size < len(kept):
-        raise ConfigError(f"size: {size:,} is too small: bytes and special tokens alone take {len(kept):,}.")
+    check_room(old, size)
     parts = _Parts(old)
     order = sorted(np.flatnonzero(counts).tolist(), key=lambda one: (-counts[one], one))
     if size is not None:
@@ -55,6 +54,25 @@ def shrink(old: Vocabulary, texts: Sequence[str], size: int | None = None) -> Ad
         if len(kept) == size:
             break
     return _only(old, sorted(kept))
+
+
+def check(old: Vocabulary, size: int | None) -> None:
+    """ConfigError for a size that mode: shrink can't mean: too small, or not below what there is."""
+    check_room(old, size)
+    count = int((old.kinds != HOLE).sum())
+    if size is not None and size >= count:
+        raise ConfigError(
+            f"size: {size:,} is not below the {count:,} tokens of the old vocabulary: leave size out to drop only "
+            "tokens that the texts don't use."
+        )
+
+
+def check_room(old: Vocabulary, size: int | None) -> None:
+    """ConfigError if `size` is less than what has to stay."""
+    if size is not None and size < (least := len(_fixed(old))):
+        raise ConfigError(
+            f"size: {size:,} is too small: bytes and special tokens alone take {least:,}; give a larger one."
+        )
 
 
 def optimise(

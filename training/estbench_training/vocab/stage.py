@@ -21,7 +21,7 @@ from estbench_training.vocab import assemble, corpus, extend, fertility, files, 
 from estbench_training.vocab.assemble import Adapted
 from estbench_training.vocab.forms import SPECIAL, Vocabulary
 from estbench_training.vocab.pieces import Pieces, pieces_of
-from estbench_training.vocab.settings import VocabSettings
+from estbench_training.vocab.settings import Algorithm, VocabSettings
 from estbench_training.weights import Weights, growing
 
 REPORT = "report.json"
@@ -44,11 +44,13 @@ class Work:
 
 
 def run(settings: VocabSettings, context: Context) -> None:
-    """Make the model. What can be wrong with the old one, or with files, is found before anything is learnt."""
+    """Make the model. What can be wrong with the old one, with a size for it, or with files, is found before texts
+    are read."""
     base = find(str(context.start), fetch=False)
     old = files.vocabulary(base)
     assemble.check(old)
     files.check_configs(base, old)
+    check(settings, old)
     with Weights.open(base) as weights:
         rows = next(iter(resize.matrices(weights, base.config, old.size).values())).rows
     measured = fertility.texts({name: context.path(path) for name, path in settings.report.items()})
@@ -67,14 +69,30 @@ def run(settings: VocabSettings, context: Context) -> None:
     context.say(_table(said))
 
 
+def check(settings: VocabSettings, old: Vocabulary) -> None:
+    """ConfigError for what can't be made of the old vocabulary, whatever the texts are."""
+    if settings.mode == "replace":
+        learn.check(old, settings.size or 0, _algorithm(settings, old))
+    elif settings.mode == "extend":
+        extend.check(old, settings.size or 0)
+    elif settings.mode == "shrink":
+        shrink.check(old, settings.size)
+    else:
+        extend.check(old, old.size + 1)  # of any size, but BPE alone
+        shrink.check_room(old, settings.size)
+
+
+def _algorithm(settings: VocabSettings, old: Vocabulary) -> Algorithm:
+    return settings.algorithm or ("bpe" if old.algorithm == "BPE" else "unigram")
+
+
 def adapt(work: Work) -> Adapted:
     """The new vocabulary."""
     settings, old, texts = work.settings, work.old, work.texts
     if settings.mode == "shrink":
         made = shrink.shrink(old, texts, settings.size)
     elif settings.mode == "replace":
-        algorithm = settings.algorithm or ("bpe" if old.algorithm == "BPE" else "unigram")
-        made = learn.replace(old, texts, settings.size or 0, algorithm, min_count=settings.min_count)
+        made = learn.replace(old, texts, settings.size or 0, _algorithm(settings, old), min_count=settings.min_count)
     else:
         wanted = {name: getattr(settings, name) for name in ("min_count", "letters", "min_characters")}
         how = extend.extend if settings.mode == "extend" else shrink.optimise
