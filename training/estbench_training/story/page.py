@@ -68,7 +68,7 @@ def _head(shown: Sequence[tuple[Seed, SeedResults]]) -> list[str]:
             "Intervals are 95 % and of documents alone: how much a random seed changes is told under *trained again*. "
             "*Numbers in italics* are measured times: they are others on another day."
         ),
-        "| seed | paper | shown | not shown | undecided | the same when trained again |",
+        "| way | paper | shown | not shown | undecided | the same when trained again |",
         "|:--|:--|--:|--:|--:|--:|",
     ]
     for seed, found in shown:
