@@ -389,7 +389,7 @@ def new_home(path: Path, models: Path) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory, demo_results: Path) -> World:
     folder = tmp_path_factory.mktemp("checkout")
     home = copy_home(demo_results, folder / "home")
-    run = next((home / "runs").glob("demo-[0-9a-f]*"))
+    (run,) = (path for path in (home / "runs").iterdir() if re.fullmatch("demo-[0-9a-f]{12}", path.name))
     estbench("baseline", "set", "main", f"run={run.name}", folder=folder, home=home)
     shutil.rmtree(home / "runs")
     return World(folder, home)
