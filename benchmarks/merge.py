@@ -226,6 +226,8 @@ def main() -> None:
     runs, threads = int(given.get("runs", 3)), int(given.get("threads", stream.default_threads()))
     tensors = layout(float(given.get("gib", 2)))
     size, elements = sum(info.bytes for info in tensors.values()), sum(info.elements for info in tensors.values())
+    if "folder" in given:
+        Path(given["folder"]).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.get("folder")) as name:
         folder = Path(name)
         changes = {"base": 0.0, "chat": 1e-3, "into": 2e-3}

@@ -1,4 +1,4 @@
-"""fp64 to 16 bits, rounded once: against whole numbers, in which there is no rounding."""
+"""fp64 to 16 bits, rounded once: against whole numbers, in which there is no rounding. What is a finite number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from estbench_training.weights import narrowed
+from estbench_training.weights import all_finite, narrowed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,3 +53,22 @@ def test_what_is_no_number_or_too_large_stays_so(kind: torch.dtype) -> None:
     assert torch.signbit(made).tolist()[1:] == [False, True, False, True, False, True, True]
     assert narrowed(torch.ones((), dtype=torch.float64), kind).shape == ()
     assert torch.equal(narrowed(torch.arange(3.0), kind), torch.arange(3.0).to(kind))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([2, 4, 8]), st.booleans(), st.binary(max_size=64))
+def test_any_bits_are_finite_numbers_where_torch_says_so(size: int, other: bool, data: bytes) -> None:
+    kind = {2: torch.float16 if other else torch.bfloat16, 4: torch.float32, 8: torch.float64}[size]
+    values = torch.frombuffer(bytearray(data[: len(data) // size * size] or bytes(size)), dtype=kind)
+    assert all_finite(values) == bool(torch.isfinite(values).all())
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e5m2])
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan"), -float("nan")])
+def test_one_number_that_is_none_is_seen_beside_the_largest(kind: torch.dtype, bad: float) -> None:
+    most = torch.finfo(kind).max
+    values = torch.tensor([[most, -most, 0.0], [-0.0, 1.0, -1.0]], dtype=torch.float64).to(kind)
+    assert all_finite(values) and all_finite(values[:0]) and all_finite(values[:, ::2])
+    values[1, 1] = bad
+    assert not all_finite(values) and not all_finite(values[1, 1]) and all_finite(values[0])
+    assert all_finite(torch.tensor([7, -1]))

@@ -7,7 +7,6 @@ Weights of 16 bits are computed with in fp32, others in fp64, and rounded to the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +21,7 @@ from estbench_training.merge.alike import Model
 from estbench_training.merge.settings import SCALED, MergeSettings
 from estbench_training.merge.stream import Memory, Pool, cut
 from estbench_training.merge.tokens import TokenRows
-from estbench_training.weights import TensorInfo, Writer, computing, narrowed
+from estbench_training.weights import TensorInfo, Writer, all_finite, computing, narrowed
 
 OUTPUTS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 HALVES = 1 << 16  # bins of a histogram over half of the bits of a float32
@@ -79,6 +78,8 @@ class Merger:
         self.settings, self.parties, self.rows = settings, parties, rows
         self.writer, self.pool, self.seed = writer, pool, seed
         self._memory = Memory()
+        kinds = {name: [model.tensors[name].torch for model in parties.all] for name in parties.start.tensors}
+        self._precision = {name: computing(*of) for name, of in kinds.items()}
 
     def run(self) -> None:
         """Write all tensors that an interrupted run has not finished. ModelError: a weight is no number."""
@@ -158,7 +159,7 @@ class Merger:
             torch.where(mixed, tuned, into, out=into)
         found = self._rounded(name, into, models)
         if exact:
-            scratch = self._memory.get("scratch", len(found), found.dtype)
+            scratch = self._memory.get("scratch", found.numel(), found.dtype)
             methods.take_where_equal_(found, stored["start"], stored["base"], stored["part"], scratch)
         return found
 
@@ -185,7 +186,7 @@ class Merger:
             chosen = np.flatnonzero(rows.chats[low:high])
             if len(chosen):
                 taken = self._gathered(name, chat, rows.chat[low:high][chosen], "chosen")
-                if not torch.isfinite(taken).all():
+                if not all_finite(taken):
                     raise _not_a_number(chat, name)
                 found.view(high - low, width)[torch.from_numpy(chosen)] = taken.view(-1, width).to(found.dtype)
             return found
@@ -279,7 +280,7 @@ class Merger:
 
         def bits(where: tuple[int, int]) -> NDArray[np.int32]:
             taken = self._taken(name, *where, only=part)[1][0]
-            if not torch.isfinite(taken.sum()):
+            if not all_finite(taken):
                 self._explain(name, taken, self.parties.all)
             return methods.magnitude(taken).view(torch.int32).numpy()
 
@@ -324,11 +325,8 @@ class Merger:
         return self._memory.get(f"stored {use}", count, model.tensors[name].torch)
 
     def _widened(self, name: str, stored: Tensor, use: str) -> Tensor:
-        kind = self._precision(name)
-        return stored if stored.dtype == kind else self._memory.get(f"wide {use}", len(stored), kind).copy_(stored)
-
-    def _precision(self, name: str) -> torch.dtype:
-        return computing(*(model.tensors[name].torch for model in self.parties.all))
+        kind = self._precision[name]
+        return stored if stored.dtype == kind else self._memory.get(f"wide {use}", stored.numel(), kind).copy_(stored)
 
     def _output(self, name: str) -> torch.dtype:
         return self.writer.tensors[name].torch
@@ -341,19 +339,17 @@ class Merger:
         elif values.dtype == torch.float64 and kind.itemsize == 2:
             found = narrowed(values, kind)
         else:
-            found = self._memory.get("out", len(values), kind).copy_(values)
-        if not math.isfinite(torch.sum(found, dtype=torch.float32 if found.element_size() < 4 else None).item()):
+            found = self._memory.get("out", values.numel(), kind).copy_(values)
+        if not all_finite(found):
             self._explain(name, found, models)
         return found
 
     def _explain(self, name: str, found: Tensor, models: Sequence[Model]) -> None:
-        """Which file holds a weight that is no number; nothing if their sum was only too large for one."""
-        if torch.isfinite(found).all():
-            return
+        """ModelError that says which file holds a weight that is no number, or that what was found is too large."""
         for model in models:
             info = model.tensors[name]
             for low, high in cut(info):
-                if not torch.isfinite(model.weights.read_flat(name, low, high)).all():
+                if not all_finite(model.weights.read_flat(name, low, high)):
                     raise _not_a_number(model, name)
         raise ModelError(f"{name} becomes larger than {found.dtype} can hold: say dtype=float32, or a smaller scale.")
 

@@ -10,7 +10,7 @@ with Weights.open(find("demo-base")) as old, growing(place, key) as folder:
 
 from estbench_training.weights.embeddings import Embeddings, names_of
 from estbench_training.weights.reading import FLOATS, TensorInfo, Weights, computing
-from estbench_training.weights.rows import check_finite, gather, narrowed, rounded
+from estbench_training.weights.rows import all_finite, check_finite, gather, narrowed, rounded
 from estbench_training.weights.writing import Writer, growing
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "TensorInfo",
     "Weights",
     "Writer",
+    "all_finite",
     "check_finite",
     "computing",
     "gather",

@@ -131,9 +131,9 @@ class Writer:
 
     def write_flat(self, name: str, start: int, values: Tensor) -> None:
         """Elements from `start` on of the tensor as one row, (n,). StoreError if the disk is full."""
-        info = self.tensors[name]
-        if values.dtype != info.torch or not 0 <= start <= start + len(values) <= info.elements:
-            raise ValueError(f"{name} is {info}: {values.dtype} [{start}, {start + len(values)}) doesn't fit")
+        info, count = self.tensors[name], values.numel()
+        if values.dtype != info.torch or not 0 <= start <= start + count <= info.elements:
+            raise ValueError(f"{name} is {info}: {values.dtype} [{start}, {start + count}) doesn't fit")
         file, begin = self._places[name]
         memory = values.contiguous().view(torch.uint8).numpy().data
         at, done = begin + start * info.torch.itemsize, 0
