@@ -159,8 +159,7 @@ class Merger:
             torch.where(mixed, tuned, into, out=into)
         found = self._rounded(name, into, models)
         if exact:
-            scratch = self._memory.get("scratch", found.numel(), found.dtype)
-            methods.take_where_equal_(found, stored["start"], stored["base"], stored["part"], scratch)
+            methods.take_where_equal_(found, stored["start"], stored["base"], stored["part"])
         return found
 
     def _rows(self, name: str, scale: float, rows: TokenRows) -> Compute:
