@@ -36,6 +36,7 @@ TOKENIZER_FILES = (
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 CONFIGS = ("config.json", "generation_config.json")
 VOLATILE = ("_name_or_path", "transformers_version")  # keys of config.json that say nothing about the model
+NUMBERED = re.compile(r"model|(step|checkpoint)[-_]?\d+|scale-[-+.e\d]+")  # folders' names that say little alone
 SAFETENSORS_HEADER_MOST = 100_000_000  # bytes; the format's own limit
 
 
@@ -176,10 +177,7 @@ def find(
         raise ModelError(f"{model}: there is no home of that user.") from None
     if path.is_dir():
         name = path.resolve().name
-        return _opened(
-            path,
-            f"{path.resolve().parent.name}/{name}" if re.fullmatch(r"model|(step|checkpoint)[-_]?\d+", name) else name,
-        )
+        return _opened(path, f"{path.resolve().parent.name}/{name}" if NUMBERED.fullmatch(name) else name)
     if path.is_file():
         raise ModelError(f"{model} is a file: give the folder that holds config.json and the safetensors.")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith((".", "/", "~")):

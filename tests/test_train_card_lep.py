@@ -18,7 +18,8 @@ def test_the_card_of_lep_names_target_and_donor_and_their_languages(
     made, source, target, donor = (shutil.copytree(tiny_model, tmp_path / f"a-{name}") for name in "mstd")
     says(target, "language: [en]")
     says(donor, "language: [et]")
-    card.write(context(tmp_path, donor, "lep"), made, CardFacts("chat", "lep", parents=(target, source)))
+    parents = {"target": target, "source": source}
+    card.write(context(tmp_path, donor, "lep"), made, CardFacts("chat", "lep", parents=parents))
     assert front(made)["base_model"] == ["a-d", "a-t", "a-s"] and front(made)["base_model_relation"] == "merge"
     assert front(made)["language"] == ["et", "en"]
 
@@ -29,5 +30,6 @@ def test_a_donor_that_the_recipe_made_is_named_by_what_it_was_made_of(
     """What the recipe made on the way is on no Hub."""
     made, source, target, donor = (shutil.copytree(tiny_model, tmp_path / f"a-{name}") for name in "mstd")
     card.write(context(tmp_path, source, "vocab"), donor, CardFacts("base", "vocab"))
-    card.write(context(tmp_path, donor, "lep"), made, CardFacts("chat", "lep", parents=(target, source)))
+    parents = {"target": target, "source": source}
+    card.write(context(tmp_path, donor, "lep"), made, CardFacts("chat", "lep", parents=parents))
     assert front(made)["base_model"] == ["a-s", "a-t"]

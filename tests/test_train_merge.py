@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -188,7 +189,21 @@ def test_the_record_and_the_card_say_what_went_in(tmp_path: Path, trio: tuple[Pa
     assert [stage.name for stage in found.lineage] == ["et", "m"]
     assert [stage.name for stage in found.parents] == ["base", "chat"]
     assert all(stage.fingerprint for stage in (*found.lineage, *found.parents))
-    assert "Other models in it" in (made / "README.md").read_text() and card.UNKNOWN in (made / "README.md").read_text()
+    said = (made / "README.md").read_text()
+    assert "Other models in it" in said and card.UNKNOWN in said
+    assert f"| base | {card.OUTSIDE} | base |" in said and f"| instruct | {card.OUTSIDE} | chat |" in said
+    twice = chat_vector(tmp_path / "n", (trio[0], trio[0], trio[2]))
+    assert f"| base, instruct | {card.OUTSIDE} | base |" in (twice / "README.md").read_text()
+
+
+def test_a_chat_vector_that_is_nothing_is_said(
+    tmp_path: Path, trio: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, chat, into = trio
+    chat_vector(tmp_path / "m", (base, shutil.copytree(base, tmp_path / "again"), into))
+    assert "again has the very weights of its base, base: nothing is added of it." in capsys.readouterr().err
+    chat_vector(tmp_path / "n", (base, chat, into))
+    assert "very weights" not in capsys.readouterr().err
 
 
 def test_a_done_merge_is_not_made_again_and_another_one_is_refused(

@@ -55,6 +55,18 @@ def test_tokenizers_that_differ_are_an_error_that_names_the_first_token(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c", "e"]
 
 
+def test_a_token_that_differs_is_named_by_its_text(tmp_path: Path) -> None:
+    models = make(tmp_path / "a"), make(tmp_path / "b"), make(tmp_path / "c")
+    for model, last in zip(models, ("ĠÃµun", "ĠÃ¶Ã¶", "Ã"), strict=True):
+        row = json.loads((model / "tokenizer.json").read_text("utf-8"))
+        row["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+        row["model"]["vocab"] = {name: at for name, at in row["model"]["vocab"].items() if at != 39} | {last: 39}
+        (model / "tokenizer.json").write_text(json.dumps(row), "utf-8")
+    one, two, half = (Tokens.of(opened(model)) for model in models)
+    assert difference(one, two) == "token 39 is ' õun' in a and ' öö' in b"
+    assert difference(one, half) == "token 39 is ' õun' in a and 'Ã' in c"  # half a letter has no text
+
+
 @pytest.mark.parametrize("spoil", ["vocab", "added_tokens"])
 def test_a_token_without_a_number_is_one_line(tmp_path: Path, spoil: str) -> None:
     model = make(tmp_path / "a")

@@ -15,7 +15,7 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -48,7 +48,7 @@ class CardFacts:
 
     stage: the word of docs/cards.md (cpt, sft, dpo, …). tokens, hours, energy_kwh: of this stage, up to here; None
     where they are not known. precision: as the recipe has it. how: what else is said of it, in a line. parents: other
-    models that went into it, their folders.
+    models that went into it, the folder of each by its part in it ("base", "instruct").
     """
 
     kind: str  # "base" or "chat"
@@ -64,7 +64,7 @@ class CardFacts:
     energy_kwh: float | None = None
     precision: str | None = None
     how: str | None = None
-    parents: tuple[Path, ...] = ()
+    parents: Mapping[str, Path] = field(default_factory=dict)
 
 
 def name(context: Context, step: int | None = None) -> str:
@@ -79,7 +79,7 @@ def write(context: Context, folder: Path, facts: CardFacts) -> None:
     StoreError: the disk is full.
     """
     made = training_card(context, folder, facts)
-    given = licence(context, made, facts.parents)
+    given = licence(context, made, [*facts.parents.values()])
     with _disk_errors(folder):
         cards.write_training_card(folder, made)
         report.write(folder / cards.README, readme(context, made, facts, given))
@@ -108,7 +108,7 @@ def training_card(context: Context, folder: Path, facts: CardFacts) -> TrainingC
         hours=None if facts.hours is None else round(facts.hours, 4),
         energy_kwh=None if facts.energy_kwh is None else round(facts.energy_kwh, 4),
         versions=_versions(),
-        parents=tuple(_lineage(folder, context.say)[-1] for folder in facts.parents),
+        parents=tuple(_lineage(folder, context.say)[-1] for folder in facts.parents.values()),
     )
 
 
@@ -220,7 +220,7 @@ def readme(context: Context, made: TrainingCard, facts: CardFacts, given: Licenc
     head = context.recipe.head
     front: dict[str, Any] = {
         **given.front,
-        "language": list(_languages(context, made, facts.parents)),
+        "language": list(_languages(context, made, [*facts.parents.values()])),
         **_made_from(context, made),
         "datasets": sorted({source.name for source in made.data if ON_THE_HUB.fullmatch(source.name)}),
         "library_name": "transformers",
@@ -234,7 +234,7 @@ def readme(context: Context, made: TrainingCard, facts: CardFacts, given: Licenc
         *([_inline(head.title)] if head.title else []),
         _made(made, context.seed, facts),
         "## Lineage\n\n" + _table(("stage", "model", "tokens", "fingerprint"), map(_of_stage, made.lineage)),
-        *(["## Other models in it\n\n" + _table(*_of_parents(made.parents))] if made.parents else []),
+        *(["## Other models in it\n\n" + _table(*_of_parents(facts.parents, made.parents))] if made.parents else []),
         *([f"## Licence\n\n{given.said}\n\n" + _table(("model", "licence"), given.rows)] if given.rows else []),
         *(["## Data of this stage\n\n" + _data(made, facts.urls)] if made.stage not in MADE_OF_MODELS else []),
         f"## How to evaluate\n\nIn this folder:\n\n    estbench eval model=. name={made.name} tasks={suite}",
@@ -288,10 +288,10 @@ def _of_stage(stage: Stage) -> tuple[str, ...]:
     return stage.stage, stage.name, tokens, f"`{stage.fingerprint[:16]}…`" if stage.fingerprint else UNKNOWN
 
 
-def _of_parents(parents: Sequence[Stage]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _of_parents(roles: Iterable[str], parents: Iterable[Stage]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Heads and rows of a table."""
-    rows = [_of_stage(parent) for parent in parents]
-    return ("stage", "model", "fingerprint"), [(stage, name, print_) for stage, name, _, print_ in rows]
+    rows = [(role, *_of_stage(parent)) for role, parent in zip(roles, parents, strict=True)]
+    return ("part", "stage", "model", "fingerprint"), [(*row[:3], row[4]) for row in rows]
 
 
 def _data(made: TrainingCard, urls: Mapping[str, str]) -> str:

@@ -37,7 +37,7 @@ def run(settings: LepSettings, context: Context) -> None:
             files.write(folder, roles)
             write_json_synced(folder / PROVENANCE, _provenance(settings, roles, carried, chosen))
             kind = "chat" if roles.target.checkpoint.has_chat_template else "base"
-            facts = card.CardFacts(kind, "lep", parents=(target, source))
+            facts = card.CardFacts(kind, "lep", parents={"target": target, "source": source})
             card.write(dataclasses.replace(context, model=donor), folder, facts)
 
 

@@ -21,7 +21,7 @@ from estbench.checkpoint import Checkpoint, read_json
 from estbench.errors import ModelError
 from estbench_training.merge.alike import ROWS_CURE
 from estbench_training.merge.settings import Rows
-from estbench_training.vocab.forms import model_vocabulary
+from estbench_training.vocab.forms import Form, form_of, has_byte_tokens, meaning, model_vocabulary
 
 CUTTING = ("normalizer", "pre_tokenizer")  # parts of tokenizer.json
 OWN = ("bos_token", "eos_token", "unk_token", "pad_token")  # what a model makes text with
@@ -38,6 +38,7 @@ class Tokens:
     scores: tuple[float, ...]  # of Unigram's pieces
     cutting: Mapping[str, Any]  # how text is normalised and cut before it is looked up
     own: frozenset[str]  # bos, eos, unk and pad
+    form: tuple[Form, str, bool]  # how tokens are spelt: `form_of`, and whether <0xE4> is a byte
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Tokens:
@@ -56,16 +57,24 @@ class Tokens:
             merges = row["model"].get("merges") or ()
             numbers = {token: int(number) for token, number in numbers.items()}
             numbers |= {token: int(entry["id"]) for token, entry in added.items()}
+            form = (*form_of(row), has_byte_tokens(row))
         except (AttributeError, ValueError, KeyError, TypeError, OSError) as error:
             raise ModelError(f"{path} is no tokenizer ({' '.join(str(error).split())}): copy it again.") from None
         merged = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in merges)
         own = _own(checkpoint, numbers)
-        return cls(checkpoint.name, numbers, added, merged, scores, cutting, own)
+        return cls(checkpoint.name, numbers, added, merged, scores, cutting, own, form)
 
     @property
     def special(self) -> list[str]:
         """The added tokens that are special."""
         return [token for token, entry in self.added.items() if entry.get("special")]
+
+    def text(self, token: str) -> str:
+        """What a token stands for, in quotes; its name where that is half a letter."""
+        try:
+            return repr(token if token in self.added else meaning(token, *self.form)[0].decode())
+        except UnicodeDecodeError:
+            return repr(token)
 
 
 def _own(checkpoint: Checkpoint, numbers: Mapping[str, int]) -> frozenset[str]:
@@ -92,7 +101,10 @@ def difference(one: Tokens, two: Tokens) -> str | None:
     if one.numbers != two.numbers:
         named = [{number: token for token, number in each.numbers.items()} for each in (one, two)]
         first = min(n for n in named[0].keys() | named[1].keys() if named[0].get(n) != named[1].get(n))
-        said = [repr(token) if (token := each.get(first)) is not None else "none" for each in named]
+        names = [each.get(first) for each in named]
+        said = ["none" if name is None else each.text(name) for each, name in zip((one, two), names, strict=True)]
+        if said[0] == said[1]:  # one text, spelt in two ways
+            said = [repr(name) for name in names]
         return f"token {first} is {said[0]} in {one.name} and {said[1]} in {two.name}"
     if one.merges != two.merges:
         at = next((n for n, (a, b) in enumerate(zip(one.merges, two.merges, strict=False)) if a != b), -1)

@@ -79,7 +79,9 @@ def merge(
             with Writer(folder, tensors, key=context.key, shard_bytes=most) as writer, Pool(threads) as pool:
                 Merger(settings, parties, rows, writer, pool, context.seed).run()
             files.write(folder, talk, configurations)
-            write_json(folder / RECORD, _record(settings, parties, rows, context, hashes()))
+            found = hashes()
+            _say_nothing_learnt(parties, found, context.say)
+            write_json(folder / RECORD, _record(settings, parties, rows, context, found))
             _write_card(folder, settings, parties, context)
 
 
@@ -94,6 +96,14 @@ def _say_cutting(parties: Parties, vocabularies: Mapping[Model, Tokens], say: Sa
     for model in parties.all[1:]:
         for part in cut_otherwise(own, vocabularies[model]):
             say(f"{model.name} and {own.name} don't have the same {part} in tokenizer.json: text may be cut otherwise.")
+
+
+def _say_nothing_learnt(parties: Parties, hashes: Mapping[Path, str], say: Say) -> None:
+    """Say where a model has the very weights of its base: most likely one of them was given twice."""
+    weights = {model: [hashes[file] for file in model.checkpoint.weight_files] for model in parties.all}
+    for part in parties.parts if parties.base else ():
+        if weights[part] == weights[parties.base]:
+            say(f"{part.name} has the very weights of its base, {parties.base.name}: nothing is added of it.")
 
 
 def roles(settings: MergeSettings) -> list[str]:
@@ -167,8 +177,6 @@ def _record(
     settings: MergeSettings, parties: Parties, rows: TokenRows | None, context: Context, hashes: Mapping[Path, str]
 ) -> dict[str, Any]:
     """merge.json: what was merged, how, and from which bytes."""
-    found = {"into": parties.start, "base": parties.base}
-    found |= {"instruct" if settings.instruct else f"part {at}": one for at, one in enumerate(parties.parts, 1)}
     models = [
         {
             "role": role,
@@ -176,8 +184,7 @@ def _record(
             "revision": model.checkpoint.revision,
             "files": {file.name: hashes[file] for file in model.checkpoint.files},
         }
-        for role, model in found.items()
-        if model is not None
+        for role, model in _named(settings, parties).items()
     ]
     return {
         "schema": SCHEMA,
@@ -193,9 +200,20 @@ def _record(
     }
 
 
+def _named(settings: MergeSettings, parties: Parties) -> dict[str, Model]:
+    """The models by their parts in it; one may have several."""
+    found = {"into": parties.start, **({"base": parties.base} if parties.base else {})}
+    return found | {"instruct" if settings.instruct else f"part {at}": one for at, one in enumerate(parties.parts, 1)}
+
+
 def _write_card(folder: Path, settings: MergeSettings, parties: Parties, context: Context) -> None:
     """The lineage goes on from the model that the others went into; they are its other parents."""
-    others = tuple(model.checkpoint.path for model in parties.all if model is not parties.start)
+    roles = _named(settings, parties)
+    others = {
+        ", ".join(role for role, one in roles.items() if one is model): model.checkpoint.path
+        for model in parties.all
+        if model is not parties.start
+    }
     kind = "chat" if Checkpoint(folder, context.model_name).has_chat_template else "base"
     start = dataclasses.replace(context, model=parties.start.checkpoint.path)
     card.write(start, folder, card.CardFacts(kind, "merge", how=settings.how, parents=others))
