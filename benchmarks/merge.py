@@ -80,7 +80,7 @@ def layout(gib: float) -> dict[str, TensorInfo]:
 
 def make(folder: Path, tensors: dict[str, TensorInfo], change: float) -> Path:
     """A model: the same random weights, and where change is above 0 what a training has changed in them."""
-    with Writer(folder, tensors, key="random", shard_bytes=SHARD) as writer:
+    with Writer(folder, tensors, key="random", shard_bytes=SHARD, hashed=False) as writer:
         for number, (name, info) in enumerate(tensors.items()):
             dice = torch.Generator().manual_seed(number)
             weights = torch.randn(info.shape, generator=dice) * 0.02
@@ -112,7 +112,10 @@ def copying(models: dict[str, Path], place: Path, threads: int) -> None:
     tensors = dict(each[0].tensors)
     pieces = [(name, at) for name, info in tensors.items() for at in stream.cut(info)]
     memory = threading.local()
-    with Writer(place, tensors, key="copy", shard_bytes=SHARD) as writer, ThreadPoolExecutor(threads) as pool:
+    with (
+        Writer(place, tensors, key="copy", shard_bytes=SHARD, hashed=False) as writer,
+        ThreadPoolExecutor(threads) as pool,
+    ):
 
         def one(piece: tuple[str, tuple[int, int]]) -> None:
             name, (start, stop) = piece
@@ -161,7 +164,10 @@ def weights_alone(models: dict[str, Path], place: Path, threads: int) -> None:
     settings = MergeSettings("chat_vector", base="base", instruct="chat", into="into")
     with opened([Checkpoint(models[name], name) for name in ("into", "base", "chat")]) as (into, base, chat):
         tensors = outputs(settings, into, None)
-        with Writer(place, tensors, key="merge", shard_bytes=SHARD) as writer, stream.Pool(threads) as pool:
+        with (
+            Writer(place, tensors, key="merge", shard_bytes=SHARD, hashed=False) as writer,
+            stream.Pool(threads) as pool,
+        ):
             Merger(settings, Parties(into, base, (chat,)), None, writer, pool).run()
 
 

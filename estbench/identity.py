@@ -69,6 +69,17 @@ class FileHashes:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             return dict(zip(files, pool.map(self._one, files), strict=True))
 
+    def note(self, path: Path, value: str) -> None:
+        """Remember the hash of a file that this process has written, and hashed meanwhile."""
+        self._remember(str(path.resolve()), stat_of(path), value)
+
+    def moved(self, before: Path, after: Path) -> None:
+        """Know the files of a folder that was renamed by their new names, too."""
+        for path in after.iterdir():
+            stat = stat_of(path)
+            if value := self.known.get((str(before.resolve() / path.name), stat)):
+                self._remember(str(path.resolve()), stat, value)
+
     def _one(self, path: Path) -> tuple[str, Stat]:
         key = str(path.resolve())
         before = stat_of(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -31,6 +32,7 @@ from safetensors.torch import load_file, save_file
 
 from estbench.checkpoint import Checkpoint
 from estbench.errors import ModelError, StoreError
+from estbench.identity import FileHashes, stat_of
 
 KINDS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 
@@ -43,6 +45,9 @@ def tensors() -> dict[str, torch.Tensor]:
         "empty": torch.zeros(0, 4),
         "three": torch.randn(2, 3, 4, generator=dice),
     }
+
+
+OPEN = open
 
 
 def infos(given: Mapping[str, torch.Tensor]) -> dict[str, TensorInfo]:
@@ -269,3 +274,41 @@ def test_embeddings_are_told_by_their_names() -> None:
         names_of([*llama, "encoder.embed_tokens.weight"], {})
     with pytest.raises(ModelError, match="no tensor ends in"):
         names_of(["x"], {})
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_is_written_is_hashed_meanwhile_and_known_by_its_last_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed: bool
+) -> None:
+    monkeypatch.setenv("ESTBENCH_HOME", str(tmp_path / "home"))
+    given, place = tensors(), tmp_path / "m"
+    if resumed:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(place, given, 3)
+    with growing(place, "k") as folder:
+        write(folder, given)
+    files, known = sorted(place.glob("*.safetensors")), FileHashes().known
+    assert len(files) > 2
+    for file in files:
+        assert known[str(file), stat_of(file)] == hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setattr("builtins.open", refuse_weights)
+    FileHashes().of(files)
+    os.utime(files[0])  # the control: what was touched is read again
+    with pytest.raises(AssertionError, match="read again"):
+        FileHashes().of(files)
+
+
+def refuse_weights(path: Any, *words: Any, **more: Any) -> Any:
+    assert not str(path).endswith(".safetensors"), "read again"
+    return OPEN(path, *words, **more)
+
+
+def test_a_file_that_is_cut_while_it_is_hashed_is_an_error(tmp_path: Path) -> None:
+    given = tensors()
+    writer = Writer(tmp_path, infos(given), key="k")
+    os.truncate(tmp_path / "model.safetensors", 100)
+    for name in given:
+        writer.finished(name)
+    with pytest.raises(StoreError, match="can't be written"):
+        writer.close()
+    writer._release()

@@ -100,10 +100,12 @@ def _say_cutting(parties: Parties, vocabularies: Mapping[Model, Tokens], say: Sa
 
 def _say_nothing_learnt(parties: Parties, hashes: Mapping[Path, str], say: Say) -> None:
     """Say where a model has the very weights of its base: most likely one of them was given twice."""
+    if (base := parties.base) is None:
+        return
     weights = {model: [hashes[file] for file in model.checkpoint.weight_files] for model in parties.all}
-    for part in parties.parts if parties.base else ():
-        if weights[part] == weights[parties.base]:
-            say(f"{part.name} has the very weights of its base, {parties.base.name}: nothing is added of it.")
+    for part in parties.parts:
+        if weights[part] == weights[base]:
+            say(f"{part.name} has the very weights of its base, {base.name}: nothing is added of it.")
 
 
 def roles(settings: MergeSettings) -> list[str]:

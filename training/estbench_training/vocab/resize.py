@@ -23,7 +23,7 @@ from estbench.errors import ModelError
 from estbench_training.vocab.assemble import Adapted
 from estbench_training.vocab.forms import Vocabulary
 from estbench_training.vocab.pieces import Pieces
-from estbench_training.weights import FLOATS, TensorInfo, Weights, Writer, check_finite, gather, names_of
+from estbench_training.weights import FLOATS, SHARD_BYTES, TensorInfo, Weights, Writer, check_finite, gather, names_of
 
 COPIED = 1 << 24  # elements that are read at once
 COMPUTED = 1 << 22  # elements of new rows that are computed at once
@@ -69,7 +69,7 @@ def matrices(weights: Weights, config: Mapping[str, Any], tokens: int) -> dict[s
     return found
 
 
-def write(checkpoint: Checkpoint, made: Resized, folder: Path, key: str, *, shard_bytes: float | None = None) -> None:
+def write(checkpoint: Checkpoint, made: Resized, folder: Path, key: str, *, shard_bytes: float = SHARD_BYTES) -> None:
     """The weights, in a folder that `weights.growing` gives; goes on from what is finished there."""
     with Weights.open(checkpoint) as old:
         sized = matrices(old, checkpoint.config, made.pieces.old_size)
@@ -77,8 +77,7 @@ def write(checkpoint: Checkpoint, made: Resized, folder: Path, key: str, *, shar
             name: TensorInfo(info.dtype, (made.rows, *info.shape[1:])) if name in sized else info
             for name, info in old.tensors.items()
         }
-        more = {} if shard_bytes is None else {"shard_bytes": shard_bytes}
-        with Writer(folder, tensors, key=key, **more) as new:
+        with Writer(folder, tensors, key=key, shard_bytes=shard_bytes) as new:
             for name in tensors:
                 if new.done(name):
                     continue

@@ -11,10 +11,11 @@ with Weights.open(find("demo-base")) as old, growing(place, key) as folder:
 from estbench_training.weights.embeddings import Embeddings, names_of
 from estbench_training.weights.reading import FLOATS, TensorInfo, Weights, computing
 from estbench_training.weights.rows import all_finite, check_finite, gather, narrowed, rounded
-from estbench_training.weights.writing import Writer, growing
+from estbench_training.weights.writing import SHARD_BYTES, Writer, growing
 
 __all__ = [
     "FLOATS",
+    "SHARD_BYTES",
     "Embeddings",
     "TensorInfo",
     "Weights",

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +29,9 @@ from torch import Tensor
 
 from estbench import identity
 from estbench.errors import EstbenchError, StoreError
+from estbench.identity import FileHashes
 from estbench_training.appearing import appear, write_synced
+from estbench_training.weights.behind import Behind
 from estbench_training.weights.reading import DTYPES, TensorInfo
 
 JOURNAL = ".journal"
@@ -52,6 +55,7 @@ def growing(place: Path, key: str) -> Iterator[Path]:
             yield folder
             (folder / JOURNAL).unlink(missing_ok=True)
             appear(folder, place)
+            FileHashes().moved(folder, place)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise _unwritten(place, error) from None
@@ -95,11 +99,18 @@ def _unwritten(place: Path, error: OSError) -> StoreError:
 class Writer:
     """Writes a model's tensors. Their files have their full size and their headers when it is made.
 
-    key: what goes into the model; another one's leftovers are removed. StoreError where there is no room.
+    key: what goes into the model; another one's leftovers are removed. hashed: the files are hashed behind the writing,
+    and `FileHashes` knows them afterwards. StoreError where there is no room.
     """
 
     def __init__(
-        self, folder: Path, tensors: Mapping[str, TensorInfo], *, key: str, shard_bytes: float = SHARD_BYTES
+        self,
+        folder: Path,
+        tensors: Mapping[str, TensorInfo],
+        *,
+        key: str,
+        shard_bytes: float = SHARD_BYTES,
+        hashed: bool = True,
     ) -> None:
         self.folder = folder
         self.tensors: Mapping[str, TensorInfo] = dict(sorted(tensors.items()))
@@ -110,6 +121,8 @@ class Writer:
         self._flushed: list[Future[None]] = []
         self._files: dict[str, int] = {}
         self._places: dict[str, tuple[str, int]] = {}  # name -> file, byte in it
+        self._behind = Behind() if hashed else None
+        self._unfinished = {file: deque(names) for file, names in self._shards.items()}  # in the order of the file
         self._head = {"key": key, "layout": identity.digest(self._layout())}
         with self._disk_errors():
             folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +130,7 @@ class Writer:
             self._check_room()
             for file, names in self._shards.items():
                 self._begin(file, names)
+                self._hash(file)
 
     def done(self, name: str) -> bool:
         """Whether an interrupted run has finished a tensor, or this one."""
@@ -145,6 +159,7 @@ class Writer:
         """All of a tensor is written; noted in the journal once it is on the disk. StoreError: one before can't be."""
         with self._lock:
             self._done.add(name)
+            self._hash(self._places[name][0])
             self._waiting.append(name)
             if sum(self.tensors[one].bytes for one in self._waiting) >= SYNC_BYTES:
                 self._flushed.append(self._flusher.submit(self._note, self._waiting))
@@ -163,6 +178,8 @@ class Writer:
                 os.fsync(descriptor)
             self._note(self._waiting)
             self._waiting = []
+            if self._behind is not None:
+                self._behind.finish()
             if list(self._shards) != [SINGLE]:
                 write_synced(self.folder / INDEX, json.dumps(self._index(), indent=2, ensure_ascii=False) + "\n")
         self._release()
@@ -239,7 +256,18 @@ class Writer:
         except OSError as error:
             raise _unwritten(self.folder, error) from None
 
+    def _hash(self, file: str) -> None:
+        """Have the start of a file hashed, as far as its tensors are finished."""
+        waiting, end = self._unfinished[file], None
+        while waiting and waiting[0] in self._done:
+            name = waiting.popleft()
+            end = self._places[name][1] + self.tensors[name].bytes
+        if end is not None and self._behind is not None:
+            self._behind.upto(self.folder / file, self._files[file], end)
+
     def _release(self) -> None:
+        if self._behind is not None:
+            self._behind.close()
         self._flusher.shutdown()  # what waits for it is noted, so that an interrupted run has it, too
         for descriptor in self._files.values():
             os.close(descriptor)
