@@ -5,6 +5,7 @@
     demo_model      the demo checkpoints, made once and kept in $ESTBENCH_TEST_CACHE
     demo_base_model (~/.cache/estbench-tests)
     demo_results    a home in which both have answered suite `mini`, by the command line; tests copy it (`copy_home`)
+    demo_run        a run of the demo model on a part of three tasks; tests only read it
     mock_model      a model that answers what the test says, without computing
     tiny_model      a random Llama with 9,808 parameters, a tokenizer with BOS and a chat template
     board_world     a made-up database for the board, small; tests only read it
@@ -48,9 +49,10 @@ VLLM = ("tests/test_vllm_engine.py", "tests/test_vllm_server.py", "tests/test_ju
 LONG = (
     *VLLM,
     *("tests/e2e/test_training_science.py", "tests/test_train_cpt_parallel.py"),
-    *("tests/test_comet.py", "tests/e2e/test_wheel.py", "tests/e2e/test_gate_action.py", "tests/test_stats_paired.py"),
-    *("tests/test_distributed.py", "tests/test_board_fuzz.py", "tests/e2e/test_board_browser.py"),
-    *("tests/e2e/test_board_axe.py", "tests/test_cli.py", "tests/e2e/test_gate_demo.py", "tests/e2e/test_main_job.py"),
+    *("tests/test_comet.py", "tests/e2e/test_wheel.py", "tests/e2e/test_gate_action.py"),
+    *("tests/test_stats_paired_coverage.py", "tests/test_distributed_cluster.py", "tests/test_board_fuzz.py"),
+    *("tests/e2e/test_board_browser.py", "tests/e2e/test_board_axe.py", "tests/test_cli.py"),
+    *("tests/e2e/test_gate_demo.py", "tests/e2e/test_main_job.py"),
     *("tests/test_board_export.py", "tests/test_board_faults.py", "tests/test_board_hostile.py"),
 )
 
@@ -311,6 +313,14 @@ def demo_results(tmp_path_factory: pytest.TempPathFactory, demo_model: Path, dem
                 )
             done.touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_run(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run of the demo model on a part of three tasks, for tests that only read it."""
+    from submission_fixtures import measured
+
+    return measured(tmp_path_factory.mktemp("demo-run"), limit=60)
 
 
 def copy_home(home: Path, place: Path) -> Path:

@@ -3,6 +3,7 @@
 base = make(folder / "base", seed=1)                     # bf16, a head of its own, 40 words
 chat = make(folder / "chat", seed=2, added=["<|end|>"], template="…")
 weights(folder / "base")                                 # name -> tensor
+@pytest.fixture: own_home, trio                          # pytest imports them by name from here
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -20,6 +22,20 @@ from estbench.checkpoint import Checkpoint, find
 WIDTH, WORDS, LAYERS = 16, 40, 2
 TEMPLATE = "{% for m in messages %}<|user|>{{ m['content'] }}</s>{% endfor %}"
 SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>")
+Trio = tuple[Path, Path, Path]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ESTBENCH_HOME for this test alone, which is there once something is written into it."""
+    monkeypatch.setenv("ESTBENCH_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def trio(tmp_path: Path) -> Trio:
+    """base, instruct, into; the weights of `instruct` are in two files."""
+    base = make(tmp_path / "base", seed=1)
+    return base, make(tmp_path / "chat", seed=2, template=TEMPLATE, shards=2), make(tmp_path / "et", seed=3)
 
 
 def names(tied: bool = False) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,6 @@
 """A board that takes submissions, a run to send, and ways to spoil a bundle, for the tests of submissions.
 
-@pytest.fixture: demo_run, board, live       # pytest imports them by name from here
+@pytest.fixture: board, live                 # pytest imports them by name from here
 board.send(run)                              # packed, signed, received: a Submission
 board.rescore()                              # the worker, once
 """
@@ -34,12 +34,6 @@ from estbench.scoring import score_task
 
 URL = "https://tabel.example.ee"
 TASKS = "mini_copa,mini_qa,mini_translate_en_et"  # log-likelihoods, answers, a corpus metric
-
-
-@pytest.fixture(scope="session")
-def demo_run(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of the demo model on a part of three tasks."""
-    return measured(tmp_path_factory.mktemp("demo-run"), limit=60)
 
 
 def measured(folder: Path, **more: Any) -> Run:

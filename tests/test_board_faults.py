@@ -18,13 +18,13 @@ from estbench_leaderboard.submissions import moderation, rebuilt, rescoring
 from estbench_leaderboard.submissions.errors import Refused
 from estbench_leaderboard.submissions.receive import Spool, bundle_path, sweep
 from sqlalchemy import select, text, update
-from submission_fixtures import Board, board, demo_run
+from submission_fixtures import Board, board
 
 from estbench.database import open_database, queries, schema
 from estbench.errors import StoreError
 from estbench.runs import Run
 
-__all__ = ["board", "demo_run"]  # fixtures
+__all__ = ["board"]  # a fixture
 OF = schema.submissions.c
 
 

@@ -21,12 +21,12 @@ from estbench_leaderboard.submissions.errors import Refused
 from estbench_leaderboard.submissions.manage import PATHS, Desk, Sessions
 from estbench_leaderboard.submissions.web import Intake
 from sqlalchemy import update
-from submission_fixtures import Board, Live, board, demo_run, live, rescored
+from submission_fixtures import Board, Live, board, live, rescored
 
 from estbench.database import open_database, schema
 from estbench.runs import Run
 
-__all__ = ["board", "demo_run", "live"]  # fixtures
+__all__ = ["board", "live"]  # fixtures
 
 
 class Browser:

@@ -19,14 +19,14 @@ from estbench_leaderboard.submissions.limits import KEYS, Rate
 from estbench_leaderboard.submissions.moderation import Target
 from estbench_leaderboard.submissions.settings import BoardSettings
 from sqlalchemy import select, update
-from submission_fixtures import Board, board, demo_run, rescored
+from submission_fixtures import Board, board, rescored
 
 from estbench import config
 from estbench.database import Database, index_run, queries, schema
 from estbench.errors import ConfigError, StoreError
 from estbench.runs import Run
 
-__all__ = ["board", "demo_run"]  # fixtures
+__all__ = ["board"]  # a fixture
 
 
 def command(*words: str) -> int:

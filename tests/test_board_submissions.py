@@ -19,7 +19,7 @@ from estbench_leaderboard.submissions.recompute import Sources
 from estbench_leaderboard.submissions.rescoring import rescore_next
 from estbench_leaderboard.submissions.settings import PushSettings
 from sqlalchemy import update
-from submission_fixtures import Board, Live, board, copied, demo_run, edit_json, live, made_of_golds, measured, rewrite
+from submission_fixtures import Board, Live, board, copied, edit_json, live, made_of_golds, measured, rewrite
 
 from estbench import config, runner
 from estbench.config import EvalSettings
@@ -27,7 +27,7 @@ from estbench.database import index_run, queries, schema
 from estbench.errors import ConfigError, DataError, MissingPartError
 from estbench.runs import Run
 
-__all__ = ["board", "demo_run", "live"]  # fixtures
+__all__ = ["board", "live"]  # fixtures
 
 
 def settings(**words: Any) -> PushSettings:

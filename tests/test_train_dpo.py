@@ -1,96 +1,23 @@
-"""DPO: what it computes is DPO (against TRL's own trainer with a reference in memory), what it leaves is a model, and
-what stops it half-way costs nothing."""
+"""DPO: what it computes is DPO (against TRL's trainer with a reference in memory), and what it leaves is a model."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from estbench_training import dpo, recipe, reference, stages
+from dpo_world import Row, World, losses, pair, some_pairs, without_curves, world
+from estbench_training import dpo, reference, stages
 from estbench_training.cpt.logs import read
 from estbench_training.templates import open_chat
-from estbench_training.trainer_state import last_whole, mark_whole
 
 from estbench.errors import ConfigError, DataError, EngineError, EstbenchError
 from estbench.tokens import Tokens
 
-Row = dict[str, Any]
-KEY = "ab" * 32  # of a stage
-KEYS: Row = {
-    "template": "tulu",
-    "batch": 4,
-    "micro_batch": 2,
-    "steps": 3,
-    "rate": 1e-3,
-    "max_length": 128,
-    "precision": "fp32",
-    "decontaminate": "none",
-    "logging": {"tensorboard": False},
-}
-
-
-def pair(prompt: str, chosen: str, rejected: str, **more: Any) -> Row:
-    return {
-        "prompt": [{"role": "user", "content": prompt}],
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-        **more,
-    }
-
-
-def some_pairs(count: int = 16, seed: int = 0) -> list[Row]:
-    """Pairs of unequal lengths whose chosen answer says yes and whose rejected one says no."""
-    dice = random.Random(seed)
-    words = ["kas", "õues", "sajab", "vihma", "ja", "müts", "läks", "märjaks", "öösel"]
-    said = [" ".join(dice.choices(words, k=dice.randint(1, 5))) for _ in range(count)]
-    return [pair(f"{text}?", f"Jah, {text}.", "Ei.", id=str(i)) for i, text in enumerate(said)]
-
-
-def write(path: Path, rows: list[Row]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    return path
-
-
-class World:
-    """A folder with pairs and a recipe of one stage."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.folder, self.model = folder, model
-        self.said: list[str] = []
-
-    def recipe(self, rows: list[Row] | None = None, seed: int = 1, **keys: Any) -> recipe.Recipe:
-        write(self.folder / "pairs.jsonl", some_pairs() if rows is None else rows)
-        stage = {"name": "dpo", "kind": "dpo", "data": "./pairs.jsonl", **KEYS, **keys}
-        head = {"name": "toy", "base": str(self.model), "seed": seed}
-        return recipe.from_row({**head, "stages": [stage]}, self.folder)
-
-    def train(self, rows: list[Row] | None = None, *, output: str = "out", **keys: Any) -> Path:
-        """The stage's folder."""
-        [step] = stages.run(self.recipe(rows, **keys), self.folder / output, self.said.append)
-        return step.folder
-
-
-@pytest.fixture(autouse=True)
-def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No drawing, which takes longer than these trainings; `first` has its curves."""
-    from estbench_training.cpt import plots
-
-    monkeypatch.setattr(plots, "curves", lambda *_: None)
-
-
-@pytest.fixture
-def world(tmp_path: Path, tiny_model: Path, home: Path) -> World:
-    return World(tmp_path, tiny_model)
+__all__ = ["without_curves", "world"]  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +32,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
 @pytest.fixture(scope="module")
 def first(shared: World) -> Path:
     return shared.train()
-
-
-def losses(folder: Path) -> list[float]:
-    return [row["loss"] for row in read(folder / "log.jsonl")]
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -394,116 +317,11 @@ def test_what_is_done_is_not_done_again(shared: World, first: Path) -> None:
     assert shared.train() == first and (first / "model" / "model.safetensors").stat().st_mtime_ns == stamp
 
 
-# --- interruptions ----------------------------------------------------------------------------------------------------
-
-
-class Stop(Exception):
-    """Stands for a kill."""
-
-
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
-    wanted: list[int | None] = [None]
-    check = dpo.Training.check
-
-    def checked(self: dpo.Training, step: int, loss: float) -> None:
-        if step == wanted[0]:
-            raise Stop
-        check(self, step, loss)
-
-    monkeypatch.setattr(dpo.Training, "check", checked)
-    return lambda step: wanted.__setitem__(0, step)
-
-
-def test_an_interrupted_training_goes_on_bit_by_bit(world: World, stop_at: Callable[[int | None], None]) -> None:
-    keys: Row = {"steps": 9, "save": {"every": 2}}  # 4 steps an epoch: it stops in the middle of the second
-    whole = world.train(**keys, output="whole")
-    stop_at(7)
-    with pytest.raises(Stop):
-        world.train(**keys)
-    stop_at(None)
-    folder = world.train(**keys)
-    assert any("goes on from step 6 of 9" in line for line in world.said)
-    assert losses(folder) == losses(whole)
-    tokens = [[row["tokens"] for row in read(one / "log.jsonl")] for one in (folder, whole)]
-    assert tokens[0] == tokens[1]
-    assert (folder / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
-
-
-def test_a_checkpoint_that_was_torn_by_a_kill_is_passed_over(tmp_path: Path) -> None:
-    for step in (2, 4, 10):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "model.safetensors").write_bytes(b"weights")
-        mark_whole(folder, KEY)
-    newest = tmp_path / "checkpoint-10"
-    assert last_whole(tmp_path, KEY, clean=False) == newest
-    (newest / "model.safetensors").write_bytes(b"wei")
-    (tmp_path / "checkpoint-4" / "whole.json").unlink()
-    assert last_whole(tmp_path, KEY, clean=False) == tmp_path / "checkpoint-2" and newest.exists()
-    assert last_whole(tmp_path, KEY, clean=True) == tmp_path / "checkpoint-2" and not newest.exists()
-    assert last_whole(tmp_path / "none", KEY, clean=True) is None
-
-
 def test_a_model_that_had_appeared_is_not_trained_again(shared: World, first: Path) -> None:
     (first / stages.DONE).unlink()  # killed between the two
     count = len(shared.said)
     assert shared.train() == first
     assert not any("pairs" in line for line in shared.said[count:])
-
-
-SCRIPT = """
-import json, sys
-from pathlib import Path
-from estbench_training import recipe, stages
-row, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
-stages.run(recipe.from_row(row, folder), folder / sys.argv[3], print)
-"""
-
-
-def elsewhere(world: World, output: str, *launcher: str, **keys: Any) -> list[str]:
-    """The command that trains in processes of its own."""
-    script = world.folder / "train.py"
-    script.write_text(SCRIPT)
-    stage = {"name": "dpo", "kind": "dpo", "data": "./pairs.jsonl", **KEYS, **keys}
-    row = {"name": "toy", "base": str(world.model), "seed": 1, "stages": [stage]}
-    return [sys.executable, *launcher, str(script), json.dumps(row), str(world.folder), output]
-
-
-@pytest.mark.slow
-def test_kill_9_loses_nothing(world: World) -> None:
-    keys: Row = {"steps": 60, "save": {"every": 5}}
-    whole = world.train(**keys, output="whole")
-    [step] = stages.chain(world.recipe(**keys), world.folder / "killed")
-    command = elsewhere(world, "killed", **keys)
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL) as child:
-        until = time.monotonic() + 300
-        while last_whole(step.folder / "resume", step.key, clean=False) is None and time.monotonic() < until:
-            time.sleep(0.05)
-        child.send_signal(signal.SIGKILL)
-    assert last_whole(step.folder / "resume", step.key, clean=False) is not None
-    folder = world.train(**keys, output="killed")
-    assert any("goes on from step" in line for line in world.said)
-    assert (folder / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
-
-
-@pytest.mark.slow
-def test_two_processes_compute_what_one_does(world: World, home: Path) -> None:
-    keys: Row = {"micro_batch": 1, "steps": 6}
-    [step] = stages.chain(world.recipe(**keys), world.folder / "two")
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
-    subprocess.run(
-        elsewhere(world, "two", *launcher, **keys), env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=500, check=True
-    )
-    [file] = (home / "reference").iterdir()
-    together = reference.load(file, file.stem, 16)
-    file.unlink()
-    alone = world.train(**keys, output="one")
-    by_itself = reference.load(file, file.stem, 16)
-    assert losses(step.folder) == pytest.approx(losses(alone), abs=1e-5)
-    assert together is not None and by_itself is not None
-    for two, one in zip(together, by_itself, strict=True):  # each pair its own, in order
-        assert two == pytest.approx(one, abs=1e-4) and len({*one.round(3).tolist()}) > 1
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from estbench_training import card
 from estbench_training.merge import command, methods, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merge_world import bits, make, same, weights
+from merge_world import bits, make, own_home, same, trio, weights
 
 from estbench import cards, config
 
+__all__ = ["own_home", "trio"]  # fixtures
 UP = "model.layers.1.mlp.up_proj.weight"
 KINDS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
@@ -35,18 +36,6 @@ def merge(place: Path, *words: str, **keys: object) -> Path:
 def chat_vector(place: Path, trio: tuple[Path, Path, Path], *words: str, **keys: object) -> Path:
     base, chat, into = trio
     return merge(place, *words, method="chat_vector", base=base, instruct=chat, into=into, **keys)
-
-
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ESTBENCH_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def trio(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """base, instruct, into."""
-    base = make(tmp_path / "base", seed=1)
-    return base, make(tmp_path / "chat", seed=2, template=world.TEMPLATE), make(tmp_path / "et", seed=3)
 
 
 def exact(base: torch.Tensor, chat: torch.Tensor, into: torch.Tensor, scale: float = 1.0) -> torch.Tensor:

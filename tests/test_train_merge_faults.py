@@ -17,24 +17,13 @@ import torch
 import yaml
 from estbench_training.merge.settings import MergeSettings
 from estbench_training.weights import Writer
-from merge_world import make, weights
+from merge_world import Trio, make, own_home, trio, weights
 from test_train_merge import chat_vector, merge
 
 from estbench.errors import ConfigError, EstbenchError, StoreError
 
+__all__ = ["own_home", "trio"]  # fixtures
 UP = "model.layers.1.mlp.up_proj.weight"
-Trio = tuple[Path, Path, Path]
-
-
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ESTBENCH_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def trio(tmp_path: Path) -> Trio:
-    base = make(tmp_path / "base", seed=1)
-    return base, make(tmp_path / "chat", seed=2, template=world.TEMPLATE, shards=2), make(tmp_path / "et", seed=3)
 
 
 def refused(tmp_path: Path, do: Callable[[], object]) -> EstbenchError:

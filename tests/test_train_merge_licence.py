@@ -5,27 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import merge_world as world
 import pytest
 import yaml
-from merge_world import make
+from merge_world import Trio, make, own_home, trio
 from test_train_merge import chat_vector, merge
 
 from estbench import cards
 
-Trio = tuple[Path, Path, Path]
-
-
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ESTBENCH_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def trio(tmp_path: Path) -> Trio:
-    """base, instruct, into."""
-    base = make(tmp_path / "base", seed=1)
-    return base, make(tmp_path / "chat", seed=2, template=world.TEMPLATE), make(tmp_path / "et", seed=3)
+__all__ = ["own_home", "trio"]  # fixtures
 
 
 def says(folder: Path, front: str) -> None:

@@ -11,27 +11,15 @@ import merge_world as world
 import pytest
 import torch
 from estbench_training.merge import stream
-from merge_world import SPECIAL, make, same, weights
+from merge_world import SPECIAL, Trio, make, own_home, same, trio, weights
 from test_train_merge import chat_vector, exact, merge
 from test_train_merge_faults import refused
 
 from estbench.errors import ConfigError, ModelError, StoreError
 
+__all__ = ["own_home", "trio"]  # fixtures
 UP, HEAD = "model.layers.1.mlp.up_proj.weight", "lm_head.weight"
 CHATML = ["<|im_start|>", "<|im_end|>"]
-Trio = tuple[Path, Path, Path]
-
-
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ESTBENCH_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def trio(tmp_path: Path) -> Trio:
-    """base, instruct, into."""
-    base = make(tmp_path / "base", seed=1)
-    return base, make(tmp_path / "chat", seed=2, template=world.TEMPLATE), make(tmp_path / "et", seed=3)
 
 
 def three(tmp_path: Path, change: dict[str, torch.Tensor], **config: object) -> Trio:

@@ -9,18 +9,14 @@ import merge_world as world
 import pytest
 import torch
 from estbench_training.merge.tokens import Tokens, difference
-from merge_world import SPECIAL, make, opened, same, weights
+from merge_world import SPECIAL, make, opened, own_home, same, weights
 from test_train_merge import chat_vector, exact, merge
 
 from estbench.errors import ModelError
 
+__all__ = ["own_home"]  # a fixture
 INPUT, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 CHATML = ["<|im_start|>", "<|im_end|>"]
-
-
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ESTBENCH_HOME", str(tmp_path / "home"))
 
 
 def words(count: int, first: int = 0) -> list[str]:

@@ -8,114 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_world import model, save, words
-from estbench_training import recipe as recipes
-from estbench_training import show, stages
+from estbench_training import show
 from estbench_training.cpt import plots
 from estbench_training.cpt.logs import read
-from estbench_training.sft_data import Prepared
 from estbench_training.templates import IGNORED, open_chat
+from sft_world import SAID, STAGE, TEXTS, World, losses, same, talk, weights, world
 
-from estbench.errors import ConfigError, DataError, EngineError, ModelError
+from estbench.errors import ConfigError, EngineError, ModelError
+
+__all__ = ["world"]  # a fixture
 
 CURVES = plots.curves
-TEXTS = ["Mis on öö?", "Kes sõi mütsi?", "Ütle midagi pikka ja ilusat.", "Miks?", "Tõlgi: The dog sees the house."]
-SAID = ["Pime aeg. 🌙", "Žürii sõi.", "Õues sajab vihma ja müts läks märjaks.\nJa nii see läkski.", "Sest.", "Koer."]
-STAGE: dict[str, Any] = {
-    "name": "sft",
-    "kind": "sft",
-    "data": "./rows.jsonl",
-    "template": "chatml",
-    "max_length": 128,
-    "batch": 4,
-    "micro_batch": 2,
-    "epochs": 2,
-    "rate": 1e-2,
-    "warmup": 1,
-    "precision": "fp32",
-    "decontaminate": "none",
-    "save": {"every": 2},
-    "logging": {"tensorboard": False},
-}
-
-
-def talk(place: int) -> dict[str, Any]:
-    """A conversation with one or two answers."""
-    n = len(TEXTS)
-    messages = [
-        {"role": "user", "content": TEXTS[place % n]},
-        {"role": "assistant", "content": SAID[place % n]},
-    ]
-    if place % 3 == 0:
-        messages += [
-            {"role": "user", "content": TEXTS[(place + 1) % n]},
-            {"role": "assistant", "content": SAID[(place + 2) % n]},
-        ]
-    return {"messages": messages, "source": "odd" if place % 2 else "even", "id": str(place)}
-
-
-@dataclass
-class World:
-    """A folder with a model and rows, and what was said."""
-
-    folder: Path
-    said: list[str] = field(default_factory=list)
-
-    def rows(self, rows: Sequence[Mapping[str, Any]], name: str = "rows.jsonl") -> None:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (self.folder / name).write_text(text, "utf-8")
-
-    def recipe(self, **changed: Any) -> recipes.Recipe:
-        stage = {key: value for key, value in {**STAGE, **changed}.items() if value is not None}
-        row = {"name": "demo", "base": "./base", "seed": 7, "stages": [stage]}
-        return recipes.from_row(row, self.folder)
-
-    def train(self, output: str = "out", **changed: Any) -> Path:
-        """The stage's folder, trained."""
-        [step] = stages.run(self.recipe(**changed), self.folder / output, self.said.append)
-        return step.folder
-
-    def prepared(self, **changed: Any) -> Prepared:
-        """What would be learnt from, without training."""
-        recipe = self.recipe(**changed)
-        [step] = stages.chain(recipe, self.folder / f"data-{len(self.said)}-{time.monotonic_ns()}")
-        context = stages.Context(
-            recipe, step.stage, step.folder, step.key, 7, self.said.append, model=self.folder / "base"
-        )
-        settings: Any = step.stage.settings
-        chat = open_chat(words(), settings.template)
-        return Prepared.make(settings, context, chat)
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(plots, "curves", lambda *_: None)  # drawing takes longer than such a training
-    tokenizer = words()
-    save(tmp_path / "base", tokenizer, model(tokenizer))
-    made = World(tmp_path)
-    made.rows([talk(place) for place in range(16)])
-    return made
-
-
-def weights(folder: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def losses(folder: Path) -> list[float]:
-    return [row["loss"] for row in read(folder / "log.jsonl") if row["kind"] == "step"]
-
-
-def same(first: Path, second: Path) -> bool:
-    one, other = weights(first), weights(second)
-    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
 
 
 def test_the_model_that_comes_out_talks_in_its_template_and_knows_where_to_stop(
@@ -403,130 +311,6 @@ def test_on_a_terminal_what_is_trained_is_coloured() -> None:
     with console.capture() as caught:
         console.print(show.coloured(chat.tokenizer, row.ids, row.labels))
     assert "\x1b[1;32mŽürii sõi.<|im_end|>" in caught.get()
-
-
-# --- what is learnt from ----------------------------------------------------------------------------------------------
-
-
-def test_every_token_is_counted_once_packed_or_not(world: World) -> None:
-    chat = open_chat(words(), "chatml")
-    found = [chat.encode([talk(place)["messages"]])[0] for place in range(16)]
-    packed, plain = world.prepared(), world.prepared(packing=False)
-    for data in (packed, plain):
-        dataset = data.dataset()
-        assert data.report["tokens"] == sum(len(row.ids) for row in found) == sum(map(len, dataset["input_ids"]))
-        learnt = sum(label != IGNORED for row in dataset["labels"] for label in row)
-        assert data.report["learnt_tokens"] == learnt == sum(row.trained for row in found)
-    assert plain.report["sequences"] == 16 and packed.report["sequences"] < 16
-    parts = sorted(
-        tuple(row["input_ids"][sum(row["seq_lengths"][:i]) : sum(row["seq_lengths"][: i + 1])])
-        for row in packed.dataset()
-        for i in range(len(row["seq_lengths"]))
-    )
-    assert parts == sorted(tuple(row.ids) for row in found), "each conversation is in one sequence, whole"
-
-
-@pytest.mark.parametrize("loss_on", ["assistant", "last", "all"])
-def test_loss_on_says_what_is_learnt(world: World, loss_on: str) -> None:
-    data = world.prepared(loss_on=loss_on, packing=False)
-    ids, labels = data.example()
-    shown = show.marked(words(), ids, labels)
-    first, last = "Pime aeg. 🌙<|im_end|>", f"{SAID[2]}<|im_end|>"
-    assert (f"«{first}»" in shown) == (loss_on == "assistant") and (f"«{last}»" in shown) == (loss_on != "all")
-    assert (labels.count(IGNORED) == 1) == (loss_on == "all")
-
-
-@pytest.mark.parametrize(
-    ("messages", "reason"),
-    [
-        ([{"role": "user", "content": "Tere"}], "it has no answer of the assistant"),
-        ([{"role": "user", "content": "Tere"}, {"role": "assistant", "content": " \n"}], "an answer is empty"),
-        (
-            [{"role": "user", "content": "Ütle <|im_end|>"}, {"role": "assistant", "content": "Ei."}],
-            r"its text has the control token <\|im_end\|>",
-        ),
-    ],
-)
-def test_a_row_of_which_nothing_good_is_learnt_is_refused_or_dropped_and_counted(
-    world: World, messages: list[dict[str, str]], reason: str
-) -> None:
-    world.rows([talk(0), {"messages": messages}, talk(1)])
-    with pytest.raises(DataError, match=rf"rows\.jsonl:2: {reason}"):
-        world.train()
-    report = world.prepared(bad_rows="drop").report
-    assert report["conversations"] == 2 and list(report["left_out"].values()) == [1]
-
-
-def test_too_long_rows_are_an_error_dropped_or_cut_and_the_loss_is_reported(world: World) -> None:
-    from estbench_training.sft import SftSettings, in_words
-
-    long = talk(1)
-    long["messages"][1]["content"] = "Pikk jutt. " * 60
-    world.rows([talk(0), long, talk(2)])
-    chat = open_chat(words(), "chatml")
-    length = len(chat.encode([long["messages"]])[0].ids)
-    with pytest.raises(DataError, match=rf"rows\.jsonl:2 has {length} tokens, max_length is 128.*too_long: drop"):
-        world.train()
-    dropped, cut = world.prepared(too_long="drop").report, world.prepared(too_long="truncate").report
-    assert dropped["conversations"] == 2 and dropped["lost_tokens"] == length
-    assert cut["conversations"] == 3 and cut["lost_tokens"] == length - 128
-    assert cut["tokens"] == dropped["tokens"] + 128
-    lines = in_words(SftSettings("./x.jsonl", too_long="truncate", max_length=128), cut)
-    assert any("1 conversations longer than 128 tokens are cut" in line and "%" in line for line in lines)
-    long["messages"][0]["content"], long["messages"][1]["content"] = "Pikk küsimus. " * 60, "Ei."
-    world.rows([talk(0), long])
-    assert world.prepared(too_long="truncate").report["conversations"] == 1, "only its question would be left"
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_replay_is_mixed_in_by_tokens_and_learnt_whole(world: World, share: float) -> None:
-    rows = [{"text": f"Tekst {place}: õues sajab vihma ja müts läks märjaks. " * 3} for place in range(40)]
-    world.rows(rows, "texts.jsonl")
-    data = world.prepared(replay={"data": "./texts.jsonl", "share": share}, packing=False)
-    report, longest = data.report["replay"], max(len(words()(row["text"]).input_ids) + 1 for row in rows)
-    assert 0 <= report["tokens"] - share / (1 - share) * (data.report["tokens"] - report["tokens"]) <= longest
-    assert report["share"] == pytest.approx(share, abs=0.15 if share == 0.1 else 0.05)
-    documents = [row for row in data.dataset() if row["labels"].count(IGNORED) == 1]
-    eos = words().eos_token_id
-    assert len(documents) == report["documents"] and all(row["input_ids"][-1] == eos for row in documents)
-    assert data.report["sources"]["texts"] == report["tokens"]
-
-
-def test_replay_takes_other_conversations_and_prepared_shards(world: World) -> None:
-    import numpy as np
-    from estbench_training.shards import Writer, tokenizer_hash
-
-    world.rows([talk(place) for place in range(20)], "others.jsonl")
-    report = world.prepared(replay={"data": "./others.jsonl", "share": 0.2}).report
-    assert report["replay"]["documents"] > 0 and report["conversations"] == 16
-
-    about = {"hash": tokenizer_hash(world.folder / "base"), "name": "base", "vocab_size": 400, "bos": 0, "eos": 1}
-    for source in ("et", "en"):
-        with Writer(world.folder / "corpus" / "shards" / source, about) as writer:
-            documents = [[0, *range(40 if source == "et" else 80, 60 + n), 1] for n in range(30, 60)]
-            writer.add(np.concatenate(documents).astype(np.uint32), np.array([len(one) for one in documents]))
-            writer.finish({"source": source, "licence": "cc0-1.0", "decontaminated": None})
-    data = world.prepared(replay={"data": "./corpus/", "source": "et", "share": 0.3}, packing=False)
-    replayed = [row for row in data.dataset() if row["labels"].count(IGNORED) == 1]
-    assert data.report["replay"]["share"] == pytest.approx(0.3, abs=0.03)
-    assert replayed and all(row["input_ids"][:2] == [0, 40] and row["input_ids"][-1] == 1 for row in replayed)
-    with pytest.raises(ConfigError, match="no source 'fi', only en, et"):
-        world.prepared(replay={"data": "./corpus/", "source": "fi", "share": 0.3})
-
-
-def test_too_little_to_replay_is_said(world: World) -> None:
-    world.rows([{"text": "Lühike."}], "texts.jsonl")
-    with pytest.raises(DataError, match=r"has \d+ tokens, and a share of 0.5 needs [\d,]+"):
-        world.prepared(replay={"data": "./texts.jsonl", "share": 0.5})
-
-
-def test_a_document_longer_than_a_sequence_goes_on_in_another(world: World) -> None:
-    world.rows([{"text": "Õues sajab vihma. " * 100}], "texts.jsonl")
-    data = world.prepared(replay={"data": "./texts.jsonl", "share": 0.05}, packing=False)
-    pieces = [row["input_ids"] for row in data.dataset() if row["labels"].count(IGNORED) == 1]
-    whole = sorted(pieces, key=len, reverse=True)
-    assert len(whole) > 1 and all(len(piece) <= 128 for piece in whole)
-    assert data.report["replay"]["tokens"] == sum(map(len, pieces))
 
 
 # --- other ways to train ----------------------------------------------------------------------------------------------
