@@ -96,6 +96,25 @@ def test_a_quantised_model_is_refused(world: LepWorld) -> None:
     refused(world, ModelError, rf"{name} is F8_E4M3: take the model that is not quantised", layers="keep")
 
 
+RENAMED = SPECIAL[2]
+
+
+def renamed(world: LepWorld, role: str) -> None:
+    """As siblings do that make a reserved token a sign of their own."""
+    for file in (world.folder / role).glob("*.json"):
+        file.write_text(file.read_text("utf-8").replace(RENAMED, "<|sign|>"), "utf-8")
+
+
+def test_a_special_token_that_the_target_renamed_is_told_with_a_cure_that_works(world: LepWorld) -> None:
+    renamed(world, "target")
+    refused(world, ModelError, r"'<\|sign\|>' in .*target. Give it that name in copies of source and donor \(tokenizer")
+    for role in ("source", "donor"):
+        renamed(world, role)
+    made = world.made("./donor", variant="swap")[EMBEDDINGS[0]]
+    old, new = (tokenizer.convert_tokens_to_ids(RENAMED) for tokenizer in (world.old, world.new))
+    assert torch.equal(made[new], world.read("target")[EMBEDDINGS[0]][old])
+
+
 def test_source_and_target_have_to_share_their_tokenizer(world: LepWorld) -> None:
     other = words(SPECIAL[::-1])
     save(world.folder / "source", other, model(other, tied=False).to(torch.bfloat16))

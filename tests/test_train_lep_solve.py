@@ -45,7 +45,8 @@ def test_rows_that_did_not_change_give_the_identity_bit_for_bit(ridge: float, dt
     a = rows(300, 16, 0).to(dtype)
     found = solved(a, a, ridge)
     assert torch.equal(found.p, torch.eye(16, dtype=torch.float64))
-    assert found.fit.residual == found.fit.moved == found.fit.before == found.fit.held_out == 0
+    assert found.fit.residual == found.fit.moved == found.fit.before == 0
+    assert found.fit.held_out == found.fit.held_before == 0
     assert not torch.equal(solved(a, a + 0.1 * rows(300, 16, 1).to(dtype), ridge).p, found.p)  # it does look at b
 
 
@@ -93,7 +94,10 @@ def test_what_is_held_out_is_every_twentieth_row_and_p_is_made_of_all() -> None:
     p = torch.linalg.lstsq(a[~held], b[~held]).solution
     expected = float((a[held] @ p - b[held]).norm() / b[held].norm())
     assert solved(a, b).fit.held_out == pytest.approx(expected, rel=1e-9)
-    assert solved(a[:10], a[:10], 1e-9).fit.held_out is None
+    without = float((a[held] - b[held]).norm() / b[held].norm())
+    assert solved(a, b).fit.held_before == pytest.approx(without, rel=1e-9)
+    few = solved(a[:10], a[:10], 1e-9).fit
+    assert few.held_out is None and few.held_before is None
 
 
 def test_the_same_slices_give_the_same_bits() -> None:

@@ -185,6 +185,28 @@ def test_the_record_and_the_card_say_what_went_in(tmp_path: Path, trio: tuple[Pa
     assert f"| base, instruct | {card.OUTSIDE} | base |" in (twice / "README.md").read_text()
 
 
+def test_the_record_has_no_path_of_whose_machine_it_was(tmp_path: Path, trio: tuple[Path, Path, Path]) -> None:
+    made = chat_vector(tmp_path / "m", trio)
+    others = merge(tmp_path / "n", method="ties", base=trio[0], parts=f"{trio[1]},{trio[2]}", density=0.5)
+    for place in (made, others):
+        assert str(tmp_path) not in (place / "merge.json").read_text() + (place / "README.md").read_text()
+    assert json.loads((others / "merge.json").read_text())["settings"]["parts"] == ["chat", "et"]
+
+
+def test_a_base_that_the_chat_models_card_does_not_know_is_said(
+    tmp_path: Path, trio: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, chat, into = trio
+    made = chat_vector(tmp_path / "tuned", trio)  # its card knows what it was made of: et
+    capsys.readouterr()
+    chat_vector(tmp_path / "right", (into, made, base))
+    assert "is that its base" not in capsys.readouterr().err
+    chat_vector(tmp_path / "wrong", (base, made, into))
+    assert "tuned was made of et, by its card, and not of base: is that its base?" in capsys.readouterr().err
+    chat_vector(tmp_path / "unknown", (into, chat, base))  # the control: without a card nobody knows
+    assert "is that its base" not in capsys.readouterr().err
+
+
 def test_a_chat_vector_that_is_nothing_is_said(
     tmp_path: Path, trio: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

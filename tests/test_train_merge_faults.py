@@ -246,7 +246,7 @@ def test_what_can_not_be_meant_is_refused(row: dict[str, Any], said: str) -> Non
 
 def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path, trio: Trio) -> None:
     error = refused(tmp_path, lambda: chat_vector(tmp_path / "m", trio, "scales.*.ffn.*=0.5"))
-    assert "scales: '*.ffn.*' matches no tensor, such as lm_head.weight" in str(error)
+    assert "scales: '*.ffn.*' matches no tensor; they are called lm_head.weight, " in str(error)
 
 
 def test_a_folder_that_holds_something_else_is_not_touched(tmp_path: Path, trio: Trio) -> None:

@@ -44,6 +44,25 @@ def test_a_licence_that_all_models_have_is_the_merged_models(tmp_path: Path, tri
     assert "| et | llama3.1 |" in text(made) and "| chat | Llama3.1 |" in text(made)
 
 
+def test_a_model_that_is_averaged_with_itself_keeps_its_licence(tmp_path: Path, trio: Trio) -> None:
+    says(trio[0], "license: apache-2.0")
+    made = merge(tmp_path / "m", method="average", parts=f"{trio[0]},{trio[0]}")
+    assert front(made)["license"] == "apache-2.0" and on_the_board(made) == "apache-2.0"
+
+
+def test_models_in_folders_called_model_are_told_apart(tmp_path: Path) -> None:
+    places = [tmp_path / "out" / name / "model" for name in ("a", "b")]
+    for at, (place, licence) in enumerate(zip(places, ("llama3.1", "mit"), strict=True)):
+        place.parent.mkdir(parents=True)
+        says(make(place, seed=at), f"license: {licence}")
+    made = merge(tmp_path / "m", method="average", parts=f"{places[0]},{places[1]}")
+    assert front(made)["base_model"] == ["a", "b"]
+    assert "| a | llama3.1 |" in text(made) and "| b | mit |" in text(made)
+    step = make(tmp_path / "out" / "step-500", seed=3)
+    made = merge(tmp_path / "n", method="average", parts=f"{places[0]},{step}")
+    assert front(made)["base_model"] == ["a", "out-step-500"]
+
+
 def test_a_licence_of_its_own_name_is_the_merged_models_with_its_link(tmp_path: Path, trio: Trio) -> None:
     for folder in trio:
         says(folder, "license: 'other'\nlicense_name: est-1.0\nlicense_link: https://example.ee/est")

@@ -145,6 +145,22 @@ def test_the_best_is_that_of_all_scales_of_the_folder_and_not_only_of_the_last_o
     assert [path.name for path in (tmp_path / "s").glob("scale-*")] == ["scale-0.5"]
 
 
+@pytest.mark.parametrize(
+    ("scales", "words", "said"),
+    [
+        ("0.2,5000", (), "scale: 5000 has to be"),
+        ("0.3", ("engine.foo=1",), "foo"),
+        ("0.3", ("scales.*.no.*=1",), "no.*"),
+    ],
+)
+def test_what_a_sweep_can_not_end_with_is_refused_before_it_begins(
+    tmp_path: Path, measured: Measured, scales: str, words: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run(tmp_path, *words, scales=scales)
+    assert not (tmp_path / "s").exists() and not measured.asked
+
+
 def test_a_sweep_that_was_refused_leaves_its_folder_to_the_right_words(tmp_path: Path, measured: Measured) -> None:
     with pytest.raises(ConfigError, match="matches no tensor"):
         run(tmp_path, "scales.*.no.*=0.5")
@@ -177,7 +193,7 @@ def test_scales_that_can_not_be_told_from_the_best_are_named(
     shutil.rmtree(tmp_path / "s")
     measured.scores[1.0] = (0.5, 0.5)
     run(tmp_path)
-    assert "It is surely better than each other λ on these documents.\n" in capsys.readouterr().out
+    assert "It is better than each other λ on these documents (95 %, all at once).\n" in capsys.readouterr().out
 
 
 def test_a_run_that_is_gone_takes_the_intervals_of_means_with_it(

@@ -27,7 +27,7 @@ import yaml
 import estbench
 from estbench import cards, identity, report
 from estbench.cards import Decontaminated, Source, Stage, TrainingCard
-from estbench.checkpoint import Checkpoint, find
+from estbench.checkpoint import NUMBERED, Checkpoint, find
 from estbench.errors import ModelError, StoreError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class CardFacts:
 
     stage: the word of docs/cards.md (cpt, sft, dpo, …). tokens, hours, energy_kwh: of this stage, up to here; None
     where they are not known. precision: as the recipe has it. how: what else is said of it, in a line. parents: other
-    models that went into it, the folder of each by its part in it ("base", "instruct").
+    models that went into it, the folder of each by its part in it ("base", "instruct"). drawn: whether the seed counts.
     """
 
     kind: str  # "base" or "chat"
@@ -65,6 +65,7 @@ class CardFacts:
     precision: str | None = None
     how: str | None = None
     parents: Mapping[str, Path] = field(default_factory=dict)
+    drawn: bool = True
 
 
 def name(context: Context, step: int | None = None) -> str:
@@ -129,11 +130,14 @@ def _lineage(model: Path | None, say: Say) -> tuple[Stage, ...]:
 
 
 def called(folder: Path) -> str:
-    """A model's name: owner/name in the Hub's cache (models--OWNER--NAME/snapshots/COMMIT), else its folder's."""
+    """A model's name: owner/name in the Hub's cache (models--OWNER--NAME/snapshots/COMMIT), else its folder's; of
+    out/a/model it is a, of out/step-500 out-step-500."""
     place = folder.absolute()
     if place.parent.name == "snapshots" and place.parent.parent.name.startswith("models--"):
         return place.parent.parent.name.removeprefix("models--").replace("--", "/")
-    return _short(place.resolve().name) or UNKNOWN
+    found = place.resolve()
+    said = found.parent.name if found.name == "model" else f"{found.parent.name}-{found.name}"
+    return _short(said if NUMBERED.fullmatch(found.name) else found.name) or UNKNOWN
 
 
 def _short(text: str | None) -> str | None:
@@ -178,7 +182,7 @@ def licence(context: Context, made: TrainingCard, parents: Sequence[Path]) -> Li
     """That of the recipe, or the one that all models have that went into it. Where they differ it is "other", called by
     all of theirs; where one of them says none, and the others don't differ, it is unknown."""
     own = context.recipe.head.licence
-    if not parents:
+    if not parents and (own or made.stage not in MADE_OF_MODELS):
         return Licence({"license": own or UNKNOWN})
     folders = [*([context.model] if context.model else []), *parents]
     names = [stage.name for stage in (*made.lineage[:-1][-1:], *made.parents)]
@@ -276,7 +280,7 @@ def _made(made: TrainingCard, seed: int, facts: CardFacts) -> str:
         "tokens": f"{made.tokens:,}" if made.tokens is not None else None,
         "precision": facts.precision,
         "how": facts.how,
-        "seed": str(seed),
+        "seed": str(seed) if facts.drawn else None,
         "hours": f"{made.hours:g}" if made.hours is not None else None,
         "energy": f"{made.energy_kwh:g} kWh of the accelerators" if made.energy_kwh is not None else None,
     }

@@ -129,10 +129,11 @@ def shared(roles: Roles) -> Ids:
 
 
 def _say_fit(name: str, fit: Fit, say: Say) -> None:
-    held = "" if fit.held_out is None else f", {fit.held_out:.3g} on tokens that P was not made of"
+    held, without = fit.held_out, fit.held_before
+    tested = "" if held is None else f"; on tokens that P was not made of {held:.3g} ({without:.3g} without it)"
     say(
         f"{name}: P of {fit.rows:,} tokens in {fit.width:,} dimensions leaves {fit.residual:.3g} of the target's rows "
-        f"({fit.before:.3g} without P{held}); condition {fit.condition:.2g}, ridge {fit.ridge:g}"
+        f"({fit.before:.3g} without P){tested}; condition {fit.condition:.2g}, ridge {fit.ridge:g}"
     )
-    if fit.held_out is not None and fit.held_out > fit.before:
+    if held is not None and without is not None and held > without:
         say(f"{name}: on tokens that it was not made of P is worse than none: try variant: delta, or a larger ridge.")

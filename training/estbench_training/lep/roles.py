@@ -182,7 +182,10 @@ def _check_vocabularies(source: Model, target: Model) -> None:
     for place in range(max(old.size, new.size)):
         one, other = (v.names[place] if place < v.size else None for v in (old, new))
         if one != other and not (one is None and new.kinds[place] == SPECIAL):
+            cure = "The source has to be what the target was trained from."
+            if one in old.specials and other in new.specials and one not in new.specials and other not in old.specials:
+                cure = "Give it that name in copies of source and donor (tokenizer.json, tokenizer_config.json)."
             raise ModelError(
                 f"Source and target have other tokenizers: token {place:,} is {one!r} in {source.checkpoint.path} and "
-                f"{other!r} in {target.checkpoint.path}. The source has to be what the target was trained from."
+                f"{other!r} in {target.checkpoint.path}. {cure}"
             )

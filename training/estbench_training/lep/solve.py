@@ -38,7 +38,8 @@ class Fit:
     """How well P does. Residuals are ‖A P − B‖ / ‖B‖ (Frobenius).
 
     held_out: of every 20th row, with a P that was made of the others; far above `residual` where P only fits the rows
-    that it was made of. before: ‖A − B‖ / ‖B‖, what P = I leaves. condition: of AᵀA + λ I. moved: ‖P − I‖ / ‖I‖.
+    that it was made of. before: ‖A − B‖ / ‖B‖, what P = I leaves; held_before: of the held out rows alone, which may be
+    other than the rest. condition: of AᵀA + λ I. moved: ‖P − I‖ / ‖I‖.
     """
 
     rows: int
@@ -47,6 +48,7 @@ class Fit:
     condition: float
     residual: float
     held_out: float | None
+    held_before: float | None
     before: float
     moved: float
 
@@ -147,13 +149,15 @@ def solve(normal: Normal, ridge: float) -> Solution:
         raise DataError(_open(whole, normal.width, ridge, least))
     q, tested = _solved(whole, damping), _solved(normal._kept, damping)
     assert q is not None  # as its condition says
+    held = normal._held
     fit = Fit(
         rows=whole.rows,
         width=normal.width,
         ridge=ridge,
         condition=highest / lowest,
         residual=whole.left(q),
-        held_out=normal._held.left(tested) if normal._held.rows and tested is not None else None,
+        held_out=held.left(tested) if held.rows and tested is not None else None,
+        held_before=_ratio(held.difference, held.target) if held.rows else None,
         before=_ratio(whole.difference, whole.target),
         moved=float(q.norm()) / math.sqrt(normal.width),
     )

@@ -55,8 +55,11 @@ class MergeSettings(StageSettings):
     shard_gb: float = 5.0  # of a safetensors file at most
 
     def __post_init__(self) -> None:
-        if "" in (self.base, self.instruct, self.into, *self.parts):
-            raise ConfigError("base, instruct, into, parts: a name is empty; look for a comma too many.")
+        for key, names in {"base": self.base, "instruct": self.instruct, "into": self.into}.items():
+            if names == "":
+                raise ConfigError(f"{key}: the name is empty.")
+        if "" in self.parts:
+            raise ConfigError("parts: a name is empty; look for a comma too many.")
         (self._check_chat_vector if self.method == "chat_vector" else self._check_parts)()
         self._check_numbers()
         for name, (method, what) in OWN.items():

@@ -21,10 +21,12 @@ from estbench import evidence, identity, report
 from estbench.checkpoint import Checkpoint
 from estbench.commands import index, wants_table
 from estbench.config import EvalSettings
+from estbench.engines.options import read_options
 from estbench.errors import ConfigError, DataError, StoreError
 from estbench.runs import Run, Score, find_run, write_json
 from estbench_training.merge.command import MergeCommandSettings, find_models, make, settings_row
 from estbench_training.merge.settings import SCALED, MergeSettings
+from estbench_training.merge.work import check_patterns, roles
 
 CURVE, TABLE = "sweep.svg", "sweep.json"
 SCHEMA = 1
@@ -36,13 +38,15 @@ def run(settings: MergeCommandSettings, own: MergeSettings) -> int:
     if own.method not in SCALED:
         raise ConfigError(f"sweep=: {own.method} has no scale; {', '.join(SCALED)} have.")
     scales = settings.sweeps
+    merges = {scale: own.with_scale(scale) for scale in scales}  # refuses what is no scale
     _check_tasks(settings)
     models = find_models(own)
+    check_patterns(own, models[roles(own)[0]].tensors)
     place, head = settings.place, _head(settings, own, models)
     rows = _left(place, head)
     for scale in scales:
         if scale not in rows:
-            make(own.with_scale(scale), _folder(place, scale), settings.seed, settings.threads, models)
+            make(merges[scale], _folder(place, scale), settings.seed, settings.threads, models)
             rows[scale] = _evaluated(settings, scale)
             write_json(place / TABLE, {**head, "rows": [rows[at] for at in sorted(rows)]})
     found = _told_apart([rows[scale] for scale in sorted(rows)])
@@ -58,10 +62,11 @@ def run(settings: MergeCommandSettings, own: MergeSettings) -> int:
 
 
 def _check_tasks(settings: MergeCommandSettings) -> None:
-    """Refuse tasks that aren't there before anything is merged."""
+    """Refuse tasks that aren't there, and options that no engine has, before anything is merged."""
     from estbench import data
     from estbench.registry import Registry
 
+    read_options(settings.engine, settings.engine_options)
     folder = Path(settings.data).expanduser() if settings.data else None
     for task in Registry().select(str(settings.tasks)).tasks:
         if reason := data.missing_of_task(task, folder):
@@ -193,7 +198,7 @@ def _show(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any], settings: 
     if near := [f"{row['scale']:g}" for row in rows if row is not best and row["near"]]:
         print(f"On these documents it can't be told from λ = {', '.join(near)}.")
     elif len(rows) > 1 and best["near"] is not None:
-        print("It is surely better than each other λ on these documents.")
+        print("It is better than each other λ on these documents (95 %, all at once).")
     print(f"The curve is in {place / CURVE}.")
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import estbench
+from estbench import cards, identity
 from estbench.checkpoint import Checkpoint
 from estbench.errors import ConfigError, ModelError
 from estbench.identity import FileHashes
@@ -57,7 +58,7 @@ def merge(
             tuple(by_name[name] for name in settings.merged),
         )
         moved = settings.method not in SCALED or any(settings.scale_of(name) for name in parties.start.tensors)
-        _check_patterns(settings, parties)
+        check_patterns(settings, parties.start.tensors)
         vocabularies = {model: Tokens.of(model.checkpoint) for model in parties.all}
         _say_cutting(parties, vocabularies, context.say)
         loose = settings.embeddings != "add"
@@ -81,14 +82,17 @@ def merge(
             files.write(folder, talk, configurations)
             found = hashes()
             _say_nothing_learnt(parties, found, context.say)
+            _say_other_base(parties, context.say)
             write_json(folder / RECORD, _record(settings, parties, rows, context, found))
             _write_card(folder, settings, parties, context)
 
 
-def _check_patterns(settings: MergeSettings, parties: Parties) -> None:
+def check_patterns(settings: MergeSettings, names: Collection[str]) -> None:
+    """ConfigError for a pattern of scales that matches none of the tensors."""
     for pattern in settings.scales:
-        if not any(fnmatchcase(name, pattern) for name in parties.start.tensors):
-            raise ConfigError(f"scales: {pattern!r} matches no tensor, such as {next(iter(parties.start.tensors))}.")
+        if not any(fnmatchcase(name, pattern) for name in names):
+            called = ", ".join(list(names)[:2])
+            raise ConfigError(f"scales: {pattern!r} matches no tensor; they are called {called}, …")
 
 
 def _say_cutting(parties: Parties, vocabularies: Mapping[Model, Tokens], say: Say) -> None:
@@ -191,7 +195,7 @@ def _record(
     return {
         "schema": SCHEMA,
         "key": context.key,
-        "settings": dataclasses.asdict(settings),
+        "settings": dataclasses.asdict(_published(settings, parties)),
         "shares": list(settings.shares),
         "seed": context.seed,
         "models": models,
@@ -200,6 +204,26 @@ def _record(
         "estbench": estbench.__version__,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _published(settings: MergeSettings, parties: Parties) -> MergeSettings:
+    """The settings with the models' names in place of their paths, which say where somebody has them."""
+    *merged, base, start = [model.name if model else None for model in (*parties.parts, parties.base, parties.start)]
+    named = {"instruct": merged[0]} if settings.instruct else {"parts": tuple(merged)}
+    return dataclasses.replace(settings, base=base, into=start if settings.into else None, **named)
+
+
+def _say_other_base(parties: Parties, say: Say) -> None:
+    """Say where a model's card knows what it was made of, and its base is not among that."""
+    if (base := parties.base) is None:
+        return
+    own = identity.digest(base.checkpoint.fingerprint())
+    for part in parties.parts:
+        lineage = (cards.read_training_card(part.checkpoint.path) or {}).get("lineage", [])
+        known = [stage.get("fingerprint") for stage in lineage]
+        if len(known) > 1 and None not in known and own not in known:
+            made_of = ", ".join(str(stage.get("name")) for stage in lineage[:-1])
+            say(f"{part.name} was made of {made_of}, by its card, and not of {base.name}: is that its base?")
 
 
 def _named(settings: MergeSettings, parties: Parties) -> dict[str, Model]:
@@ -218,4 +242,5 @@ def _write_card(folder: Path, settings: MergeSettings, parties: Parties, context
     }
     kind = "chat" if Checkpoint(folder, context.model_name).has_chat_template else "base"
     start = dataclasses.replace(context, model=parties.start.checkpoint.path)
-    card.write(start, folder, card.CardFacts(kind, "merge", how=settings.how, parents=others))
+    drawn = settings.method == "dare"
+    card.write(start, folder, card.CardFacts(kind, "merge", how=settings.how, parents=others, drawn=drawn))
