@@ -148,7 +148,12 @@ def test_what_is_no_tokenizer_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
                             ("no such", "There is no tokenizer")):  # fmt: skip
         with pytest.raises(ModelError, match=complaint):
             command.open_(name)
-    for given_, wrong in ((["tokenizers=,"], "tokenizers= is missing"), ([], "tokenizers= is missing")):
+    wrongs = {
+        "tokenizers=,": "a comma too many",
+        "tokenizers=demo,": "a comma too many",
+        "tokenizers=demo,demo": "twice",
+    }
+    for given_, wrong in ((["tokenizers= "], "is missing"), ([], "is missing"), *(([k], v) for k, v in wrongs.items())):
         with pytest.raises(ConfigError, match=wrong):
             read(given_, FertilitySettings)
     with pytest.raises(ConfigError, match="texts=et=FILE"):

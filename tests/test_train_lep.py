@@ -62,6 +62,11 @@ def test_swap_with_the_same_vocabulary_is_the_donor_bit_for_bit(world: LepWorld)
         assert not torch.equal(made[name][ids], world.read("target")[name][ids])
 
 
+def test_the_card_says_how(world: LepWorld) -> None:
+    said = (world.run("./donor", variant="delta", layers="keep") / "model" / "README.md").read_text("utf-8")
+    assert "| how | delta, layers keep |" in said and "| seed |" not in said
+
+
 @pytest.mark.parametrize("variant", ["conversion", "overlap"])
 def test_a_target_that_is_the_source_gets_the_donors_rows_bit_for_bit(world: LepWorld, variant: str) -> None:
     folder = world.run("./donor", target="./source", variant=variant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -208,7 +209,28 @@ def test_a_comma_too_many(tmp_path: Path, trio: Trio) -> None:
 def test_differences_of_configurations_are_said(tmp_path: Path, trio: Trio, capsys: pytest.CaptureFixture[str]) -> None:
     long = make(tmp_path / "long", seed=3, rope_theta=500000.0)
     chat_vector(tmp_path / "m", (trio[0], trio[1], long))
-    assert "base and long differ in rope_theta of config.json: long's stay." in capsys.readouterr().err
+    assert "base and long differ in rope_parameters of config.json: long's stay." in capsys.readouterr().err
+
+
+def test_configurations_that_two_versions_of_a_library_spell_otherwise_are_the_same(
+    tmp_path: Path, trio: Trio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaling = {"factor": 8.0, "rope_type": "llama3", "original_max_position_embeddings": 128}
+    for folder in trio:
+        row = json.loads((folder / "config.json").read_text("utf-8"))
+        row = {key: value for key, value in row.items() if key not in ("head_dim", "rope_parameters", "rope_theta")}
+        if folder is trio[2]:
+            new = {"head_dim": row["hidden_size"] // row["num_attention_heads"], "attention_bias": False}
+            row |= {**new, "rope_parameters": {**scaling, "rope_theta": 5e5}, "attention_dropout": 0.0}
+        else:
+            row |= {"rope_theta": 5e5, "rope_scaling": scaling}
+        (folder / "config.json").write_text(json.dumps(row), "utf-8")
+    chat_vector(tmp_path / "m", trio)
+    assert "differ" not in capsys.readouterr().err
+    row["rope_parameters"]["factor"] = 4.0  # the control
+    (trio[2] / "config.json").write_text(json.dumps(row), "utf-8")
+    chat_vector(tmp_path / "n", trio)
+    assert "differ in rope_parameters of config.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,14 @@ def of_the_hub() -> Recipe:
     return from_row({"name": "demo-et", "base": "demo-base", "stages": stages}, Path("/nowhere"))
 
 
+def test_a_vocabulary_of_texts_of_the_hub_needs_a_network() -> None:
+    hub = {"en": {"hub": "owner/texts", "language": "en", "licence": "odc-by"}}
+    here = {"en": {"path": "texts/*.jsonl", "language": "en", "licence": "odc-by"}}
+    stages = [{"name": name, "kind": "vocab", "mode": "shrink", "data": of} for name, of in (("a", hub), ("b", here))]
+    made = from_row({"name": "v", "base": "demo-base", "stages": stages}, Path("/nowhere"))
+    assert [slurm.reads_hub(stage) for stage in made.stages] == [True, False]
+
+
 class Cluster:
     """A job, and what became of it."""
 

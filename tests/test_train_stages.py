@@ -278,3 +278,10 @@ def test_models_are_needed_as_other_stages_are(tiny_model: Path, tmp_path: Path)
         joined(tiny_model, tmp_path, "both")
     with pytest.raises(ModelError, match=r"no model 'frist'"):
         stages.chain(joined(tiny_model, tmp_path, "frist"), tmp_path / "out")
+
+
+def test_a_misspelt_stage_is_named_with_the_one_that_is_meant(tmp_path: Path) -> None:
+    made = from_row({"name": "r", "base": "demo-base", "stages": [{"name": "donors", "kind": "prepare", "sources": {
+        "et": {"demo": "et", "documents": 10}}}]}, tmp_path / "r.yaml")  # fmt: skip
+    with pytest.raises(ModelError, match=r"There is no model 'doners'.*Did you mean 'donors'"):
+        stages.from_outside(made, "doners", lambda text: None)

@@ -7,7 +7,7 @@ the `Kind` that names both. `KINDS` says where each is; a module is imported whe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -127,6 +127,23 @@ class Context:
     def source(self, name: str) -> Path:
         """The folder of a stage that is named, or a path from outside."""
         return self.path(name) if is_path(name) else self.inputs[name]
+
+
+def described(settings: StageSettings, first: Sequence[str], names: Sequence[str]) -> str:
+    """A line for a card: what is always said, and those of the keys that are not as usual."""
+    usual = {one.name: one.default for one in dataclasses.fields(settings)}
+    values = {name: getattr(settings, name) for name in names}
+    said = [f"{name} {_shown(value)}" for name, value in values.items() if value not in (None, (), {}, usual[name])]
+    return ", ".join([*first, *said])
+
+
+def _shown(value: str | float | tuple[float, ...] | Mapping[str, float]) -> str:
+    """A value as people write it: 1, 3; *.mlp.*: 0.6."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return ", ".join(f"{pattern}: {number:.12g}" for pattern, number in value.items())
+    return ", ".join(f"{number:.12g}" for number in (value if isinstance(value, tuple) else (value,)))
 
 
 def kind_of(name: str) -> Kind:

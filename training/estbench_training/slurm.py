@@ -130,8 +130,8 @@ def check(wanted: Sequence[Stage], gpus: int) -> None:
 
 def reads_hub(stage: Stage) -> bool:
     """Whether a stage reads data sets of the Hub, for which it needs a network."""
-    sources = getattr(stage.settings, "sources", None)
-    return isinstance(sources, Mapping) and any(getattr(source, "hub", None) for source in sources.values())
+    named = (getattr(stage.settings, key, None) for key in ("sources", "data"))
+    return any(getattr(source, "hub", None) for one in named if isinstance(one, Mapping) for source in one.values())
 
 
 def _calls(recipe: Recipe, wanted: Sequence[Stage]) -> Iterator[str]:

@@ -26,7 +26,7 @@ from typing import Any
 
 from estbench import identity
 from estbench.checkpoint import Checkpoint, find
-from estbench.errors import ConfigError, DataError, MissingPartError, ModelError, StoreError
+from estbench.errors import ConfigError, DataError, MissingPartError, ModelError, StoreError, did_you_mean
 from estbench.runs import atomic
 from estbench_training.kinds import Context, Say
 from estbench_training.recipe import Recipe, Stage
@@ -119,7 +119,10 @@ def from_outside(recipe: Recipe, model: str, say: Say) -> Checkpoint:
     inside = recipe.path(model)
     if inside.is_dir():
         return find(str(inside), say=say)
-    return find(model, recipe.head.revision if model == recipe.head.base else None, say)
+    try:
+        return find(model, recipe.head.revision if model == recipe.head.base else None, say)
+    except ModelError as error:
+        raise ModelError(f"{error}{did_you_mean(model, [stage.name for stage in recipe.stages])}") from None
 
 
 def _hashes(recipe: Recipe, stage: Stage) -> list[list[str]]:

@@ -37,7 +37,8 @@ def run(settings: LepSettings, context: Context) -> None:
             files.write(folder, roles)
             write_json_synced(folder / PROVENANCE, _provenance(settings, roles, carried, chosen))
             kind = "chat" if roles.target.checkpoint.has_chat_template else "base"
-            facts = card.CardFacts(kind, "lep", parents={"target": target, "source": source})
+            parents = {"target": target, "source": source}
+            facts = card.CardFacts(kind, "lep", how=settings.how, parents=parents, drawn=False)
             card.write(dataclasses.replace(context, model=donor), folder, facts)
 
 

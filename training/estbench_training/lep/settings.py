@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from estbench.errors import ConfigError
-from estbench_training.kinds import StageSettings
+from estbench_training.kinds import StageSettings, described
 from estbench_training.merge.settings import LARGEST
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ class LepSettings(StageSettings):
             raise ConfigError(f"ridge: variant: {self.variant} solves for no P; leave it out.")
         if self.weighting != LepSettings.weighting and self.variant in ("overlap", "swap"):
             raise ConfigError(f"weighting: variant: {self.variant} makes nothing of pieces; leave it out.")
+
+    @property
+    def how(self) -> str:
+        """The variant and what was said of it, in a line."""
+        return described(self, (self.variant,), ("weighting", "ridge", "layers", "scale"))
 
     def models(self) -> tuple[str, ...]:
         """The three."""

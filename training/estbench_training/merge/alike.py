@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -117,9 +118,22 @@ def _check_tensor(first: Model, other: Model, name: str, rows_may_differ: bool, 
 
 def _differing(first: Model, other: Model) -> list[str]:
     """Keys of the two configurations that have other values, but for those that say nothing of the arithmetic."""
-    one, two = first.checkpoint.config, other.checkpoint.config
+    one, two = (_spelt_alike(model.checkpoint.config) for model in (first, other))
     keys = sorted(key for key in one.keys() | two.keys() if key not in SAID and not key.endswith("_token_id"))
-    return [key for key in keys if one.get(key) != two.get(key)]
+    return [key for key in keys if (one.get(key) or None) != (two.get(key) or None)]  # left out is off
+
+
+def _spelt_alike(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, in the words of transformers 5 where version 4 had others or left things out."""
+    found = dict(config)
+    rope = {"rope_theta": found.pop("rope_theta", None), **(found.pop("rope_scaling", None) or {})}
+    rope |= found.get("rope_parameters") or {}
+    rope["rope_type"] = rope.pop("type", None) or rope.get("rope_type") or "default"
+    found["rope_parameters"] = {key: value for key, value in rope.items() if value is not None}
+    heads, width = found.get("num_attention_heads"), found.get("hidden_size")
+    if not found.get("head_dim") and isinstance(heads, int) and isinstance(width, int) and heads:
+        found["head_dim"] = width // heads
+    return found
 
 
 def _equal(one: Weights, name: str, two: Weights, other: str) -> bool:

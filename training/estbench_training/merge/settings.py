@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from estbench import identity
 from estbench.errors import ConfigError
-from estbench_training.kinds import StageSettings
+from estbench_training.kinds import StageSettings, described
 
 if TYPE_CHECKING:
     from estbench_training.recipe import Recipe
@@ -157,21 +157,9 @@ class MergeSettings(StageSettings):
     @property
     def how(self) -> str:
         """The method and what was said of it, in a line, but for the models."""
-        usual = {one.name: one.default for one in fields(self)}
-        values = {name: getattr(self, name) for name in HOW}
-        said = {name: value for name, value in values.items() if value not in (None, (), {}, usual[name])}
-        scale = {"scale": self.scale} if self.method in SCALED else {}
-        return ", ".join([self.method, *(f"{name} {_shown(value)}" for name, value in (scale | said).items())])
+        scale = (f"scale {self.scale:.12g}",) if self.method in SCALED else ()
+        return described(self, (self.method, *scale), HOW)
 
     def with_scale(self, scale: float) -> MergeSettings:
         """The same with another λ."""
         return replace(self, scale=scale)
-
-
-def _shown(value: str | float | tuple[float, ...] | Mapping[str, float]) -> str:
-    """A value as people write it: 1, 3; *.mlp.*: 0.6."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return ", ".join(f"{pattern}: {number:.12g}" for pattern, number in value.items())
-    return ", ".join(f"{number:.12g}" for number in (value if isinstance(value, tuple) else (value,)))

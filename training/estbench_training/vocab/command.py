@@ -28,13 +28,17 @@ class FertilitySettings:
     output: str | None = option("table or json; json is the default on a pipe", None, choices=("table", "json"))
 
     def __post_init__(self) -> None:
-        if not self.names:
+        if not self.tokenizers.strip():
             raise ConfigError("tokenizers= is missing: demo-base,out/model for instance.")
+        if "" in self.names:
+            raise ConfigError("tokenizers: a name is empty; look for a comma too many.")
+        if twice := [name for at, name in enumerate(self.names) if name in self.names[:at]]:
+            raise ConfigError(f"tokenizers: {twice[0]} is given twice.")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The tokenizers, each once."""
-        return tuple(dict.fromkeys(name for word in self.tokenizers.split(",") if (name := word.strip())))
+        """The tokenizers."""
+        return tuple(word.strip() for word in self.tokenizers.split(","))
 
     @property
     def files(self) -> Mapping[str, Path]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from estbench.errors import ConfigError
-from estbench_training.kinds import StageSettings
+from estbench_training.kinds import StageSettings, described
 from estbench_training.prepare.settings import NAME, DecontaminateSettings, SourceSettings
 from estbench_training.sieve import Choice, tests_of
 
@@ -46,6 +46,11 @@ class VocabSettings(StageSettings):
     pad_to: int = 1
     report: Mapping[str, str] = field(default_factory=dict)
     decontaminate: Choice = field(default_factory=DecontaminateSettings)  # of the texts, those of all sources
+
+    @property
+    def how(self) -> str:
+        """The mode and what was said of it, in a line."""
+        return described(self, (self.mode,), ("size", "algorithm", "init", "pad_to"))
 
     def __post_init__(self) -> None:
         if not self.data:

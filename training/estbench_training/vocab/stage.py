@@ -116,6 +116,7 @@ def _facts(work: Work) -> card.CardFacts:
     return card.CardFacts(
         kind="chat" if work.base.has_chat_template else "base",
         stage="vocab",
+        how=work.settings.how,
         data=tuple(
             cards.Source(name, source.terms, share=round(_share(work, name), 6)) for name, source in named.items()
         ),
