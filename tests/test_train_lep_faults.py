@@ -17,7 +17,7 @@ from estbench_training.lep.layers import Layers
 from lep_world import EMBEDDINGS, SPECIAL, LepWorld, larger, weights
 from torch import Tensor
 
-from estbench.errors import DataError, EstbenchError, ModelError, StoreError
+from estbench.errors import ConfigError, DataError, EstbenchError, ModelError, StoreError
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -73,12 +73,23 @@ def test_a_sum_that_the_type_can_not_hold_is_no_nan_of_the_users(world: LepWorld
     refused(world, ModelError, name, layers="delta", scale=1000)
 
 
-def test_models_of_another_width_are_no_siblings(world: LepWorld) -> None:
+def widen(world: LepWorld, role: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     wide = LlamaForCausalLM(LlamaConfig(vocab_size=len(world.new), tie_word_embeddings=False, **shape))
-    save(world.folder / "donor", world.new, wide.to(torch.bfloat16))
+    save(world.folder / role, world.new, wide.to(torch.bfloat16))
+
+
+def test_a_target_of_another_width_is_refused_before_a_donor_is_trained(world: LepWorld) -> None:
+    world.recipe("not-trained-yet")
+    widen(world, "target")
+    with pytest.raises(ConfigError, match="hidden_size is 16 in the source and 32 in the target: "):
+        world.recipe("not-trained-yet")
+
+
+def test_models_of_another_width_are_no_siblings(world: LepWorld) -> None:
+    widen(world, "donor")
     refused(world, ModelError, "has 32 columns in the donor and 16 in the target: these are no siblings")
 
 

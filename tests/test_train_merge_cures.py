@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from estbench_training.merge.settings import MergeSettings
 from estbench_training.reading import parse
+from estbench_training.recipe import Recipe, from_row
+from merge_world import make
 
 from estbench.errors import ConfigError
 
@@ -36,3 +39,19 @@ def test_a_key_that_a_method_lacks_or_cannot_use_is_refused_with_its_cure(
         parse(MergeSettings, row, "stage merge")
     line = str(caught.value)
     assert lacking in line and cure in line and "\n" not in line
+
+
+def test_a_recipe_is_refused_for_a_pattern_that_matches_nothing_before_it_trains(tmp_path: Path) -> None:
+    make(tmp_path / "base", seed=1)
+    merging = {"name": "merged", "kind": "merge", "method": "chat_vector", "base": "base", "instruct": "chat"}
+    cpt = {"name": "cpt", "kind": "cpt", "data": "corpus", "rate": 1e-5, "steps": 4, "sequence": 64}
+    corpus = {"name": "corpus", "kind": "prepare", "sources": {"et": {"demo": "et", "documents": 10}}}
+
+    def recipe(pattern: str, base: str = "base") -> Recipe:
+        stages = [corpus, {**cpt, "batch_tokens": 1024}, {**merging, "base": base, "scales": {pattern: 0.5}}]
+        return from_row({"name": "r", "base": base, "stages": stages}, tmp_path)
+
+    with pytest.raises(ConfigError, match=r"'\*\.leyers\.\*' matches no tensor; they are called"):
+        recipe("*.leyers.*")
+    recipe("*.layers.*")
+    recipe("*.leyers.*", "nowhere/yet")  # the control: what is not here can't be looked at

@@ -13,13 +13,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from estbench.config import read_yaml
-from estbench.errors import ConfigError, did_you_mean
+from estbench.errors import ConfigError, ModelError, did_you_mean
 from estbench_training.kinds import Kind, StageSettings, kind_of
 from estbench_training.machines import machine_of
 from estbench_training.reading import parse
+
+if TYPE_CHECKING:
+    from estbench.checkpoint import Checkpoint
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -104,6 +107,17 @@ class Recipe:
     def path(self, text: str) -> Path:
         """A path as the recipe means it."""
         return self.folder / Path(text).expanduser()
+
+    def here(self, name: str | None) -> Checkpoint | None:
+        """A model that no stage makes, if it is on this machine, and whole."""
+        from estbench.checkpoint import find
+
+        if name is None or name in (stage.name for stage in self.stages):
+            return None
+        try:
+            return find(str(self.path(name)) if self.path(name).is_dir() else name, fetch=False)
+        except ModelError:
+            return None
 
     def stage(self, name: str) -> Stage:
         """The stage by its name; ConfigError for one that isn't there."""

@@ -55,6 +55,14 @@ class LepSettings(StageSettings):
         """The three."""
         return tuple(dict.fromkeys((self.source, self.target, self.donor)))
 
+    def check(self, recipe: Recipe) -> None:
+        """Source and target of two sizes, where both are here already: not only after all training."""
+        found = {role: recipe.here(getattr(self, role)) for role in ("source", "target")}
+        widths = {role: model.config.get("hidden_size") for role, model in found.items() if model is not None}
+        if len(set(widths.values())) > 1:
+            said = " and ".join(f"{width} in the {role}" for role, width in widths.items())
+            raise ConfigError(f"hidden_size is {said}: these are no siblings.")
+
     def outside(self, recipe: Recipe) -> Mapping[str, str]:
         """The adapter beside a donor that no stage of the recipe makes: its fingerprint doesn't have it."""
         from estbench import identity

@@ -8,7 +8,7 @@ Patterns are globs over tensors' names; of those that match, the last one counts
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
@@ -137,6 +137,19 @@ class MergeSettings(StageSettings):
     def outside(self, recipe: Recipe) -> Mapping[str, str]:
         """The order of the patterns, which a key's JSON doesn't keep."""
         return {"patterns": identity.digest(list(self.scales))} if len(self.scales) > 1 else {}
+
+    def check(self, recipe: Recipe) -> None:
+        """Patterns that match no tensor of a model that is here already: not only after all training."""
+        for name in (*self.models(), recipe.head.base) if self.scales else ():
+            if (found := recipe.here(name)) is not None:
+                return self.check_patterns(found.tensors)
+
+    def check_patterns(self, names: Collection[str]) -> None:
+        """ConfigError for a pattern of scales that matches none of the tensors."""
+        for pattern in self.scales:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                called = ", ".join(list(names)[:2])
+                raise ConfigError(f"scales: {pattern!r} matches no tensor; they are called {called}, …")
 
     @property
     def merged(self) -> tuple[str, ...]:

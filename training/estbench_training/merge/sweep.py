@@ -26,7 +26,7 @@ from estbench.errors import ConfigError, DataError, StoreError
 from estbench.runs import Run, Score, find_run, write_json
 from estbench_training.merge.command import MergeCommandSettings, find_models, make, settings_row
 from estbench_training.merge.settings import SCALED, MergeSettings
-from estbench_training.merge.work import check_patterns, roles
+from estbench_training.merge.work import roles
 
 CURVE, TABLE = "sweep.svg", "sweep.json"
 SCHEMA = 1
@@ -41,7 +41,7 @@ def run(settings: MergeCommandSettings, own: MergeSettings) -> int:
     merges = {scale: own.with_scale(scale) for scale in scales}  # refuses what is no scale
     _check_tasks(settings)
     models = find_models(own)
-    check_patterns(own, models[roles(own)[0]].tensors)
+    own.check_patterns(models[roles(own)[0]].tensors)
     place, head = settings.place, _head(settings, own, models)
     rows = _left(place, head)
     for scale in scales:

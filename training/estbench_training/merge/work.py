@@ -11,16 +11,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import estbench
 from estbench import cards, identity
 from estbench.checkpoint import Checkpoint
-from estbench.errors import ConfigError, ModelError
+from estbench.errors import ModelError
 from estbench.identity import FileHashes
 from estbench.runs import write_json
 from estbench_training import card
@@ -58,7 +57,7 @@ def merge(
             tuple(by_name[name] for name in settings.merged),
         )
         moved = settings.method not in SCALED or any(settings.scale_of(name) for name in parties.start.tensors)
-        check_patterns(settings, parties.start.tensors)
+        settings.check_patterns(parties.start.tensors)
         vocabularies = {model: Tokens.of(model.checkpoint) for model in parties.all}
         _say_cutting(parties, vocabularies, context.say)
         loose = settings.embeddings != "add"
@@ -85,14 +84,6 @@ def merge(
             _say_other_base(parties, context.say)
             write_json(folder / RECORD, _record(settings, parties, rows, context, found))
             _write_card(folder, settings, parties, context)
-
-
-def check_patterns(settings: MergeSettings, names: Collection[str]) -> None:
-    """ConfigError for a pattern of scales that matches none of the tensors."""
-    for pattern in settings.scales:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            called = ", ".join(list(names)[:2])
-            raise ConfigError(f"scales: {pattern!r} matches no tensor; they are called {called}, …")
 
 
 def _say_cutting(parties: Parties, vocabularies: Mapping[Model, Tokens], say: Say) -> None:
