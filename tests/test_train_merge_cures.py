@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from estbench_training.merge.command import MergeCommandSettings
 from estbench_training.merge.settings import MergeSettings
 from estbench_training.reading import parse
 from estbench_training.recipe import Recipe, from_row
 from merge_world import make
 
+from estbench.config import read
 from estbench.errors import ConfigError
 
 TWO = {"parts": ["a", "b"]}
@@ -55,3 +57,17 @@ def test_a_recipe_is_refused_for_a_pattern_that_matches_nothing_before_it_trains
         recipe("*.leyers.*")
     recipe("*.layers.*")
     recipe("*.leyers.*", "nowhere/yet")  # the control: what is not here can't be looked at
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["method=chat_vector", "base=b"], r"chat_vector needs base= and instruct="),
+        (["method=chat_vector", "base=b", "instruct=c", "parts=a"], r"takes instruct=, and no parts= or weights="),
+        (["method=ties", "base=b", "parts=a"], r"density: ties needs it"),
+        (["method=average", "parts=a,b", "scales.*.mlp.*=2000"], r"scales, \*\.mlp\.\*: 2000 has to be"),
+    ],
+)
+def test_a_command_is_told_in_its_own_spelling(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        _ = read([*words, "output=m"], MergeCommandSettings).merge

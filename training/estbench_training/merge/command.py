@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,7 +97,14 @@ class MergeCommandSettings:
 
     @property
     def merge(self) -> MergeSettings:
-        """The settings of the merge itself."""
+        """The settings of the merge itself; ConfigError in a command's spelling (base=, not base:)."""
+        try:
+            return self._merge()
+        except ConfigError as error:
+            keys = "|".join(sorted((one.name for one in dataclasses.fields(MergeSettings)), key=len, reverse=True))
+            raise ConfigError(re.sub(rf"(?<=\s)({keys}):", r"\1=", str(error))) from None
+
+    def _merge(self) -> MergeSettings:
         return MergeSettings(
             method=cast(Method, self.method),
             base=self.base,
