@@ -152,9 +152,9 @@ LLAMMAS = Seed(
         "LLAMMAS reads a little Estonian and is then tuned on many English instructions, few Estonian ones and "
         "translation. The three tuned models below learn from as many rows; only what was read before, or what the "
         "rows are, differs. Following Estonian instructions takes copying Estonian words, which models of this size "
-        "hardly learn from a few rows; translation into Estonian shows more. In another setting that was tried, with "
-        "fewer steps of reading and more rows, the two verdicts on what reading before is good for were the other way "
-        "round."
+        "hardly learn from a few rows; translation into Estonian shows more. Two other settings were tried: with fewer "
+        "steps of reading the two verdicts on what reading before is good for were the other way round, and with a "
+        "third of the translation no model translated better than guessing."
     ),
     models=(
         Model("base", "demo-en", "has read English only"),
